@@ -1,0 +1,387 @@
+//! Findings made of digits: cards, addresses, phone numbers, places; and what
+//! remains of a value that is generalised.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Kind;
+use super::find::{Found, at, before, word_before};
+
+/// Addresses that name no one: unspecified, loopback, broadcast, multicast.
+pub(super) fn is_personal_ip(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(a) => !(a.is_unspecified() || a.is_loopback() || a.is_broadcast() || a.is_multicast()),
+        IpAddr::V6(a) => !(a.is_unspecified() || a.is_loopback() || a.is_multicast()),
+    }
+}
+
+/// Writes the general form; `false` when the kind or value has none.
+pub(super) fn generalise(out: &mut String, kind: Kind, value: &str) -> bool {
+    match kind {
+        Kind::Ip => match value.split('%').next().unwrap_or(value).parse() {
+            Ok(IpAddr::V4(a)) => {
+                let [a, b, c, _] = a.octets();
+                write!(out, "{a}.{b}.{c}.0/24").is_ok()
+            }
+            Ok(IpAddr::V6(a)) => {
+                let [a, b, c, ..] = a.segments();
+                write!(out, "{}/48", Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)).is_ok()
+            }
+            Err(_) => false,
+        },
+        Kind::Mac => {
+            let hex: String = value.chars().filter(char::is_ascii_hexdigit).take(6).collect();
+            match (hex.get(..2), hex.get(2..4), hex.get(4..6)) {
+                (Some(a), Some(b), Some(c)) => write!(out, "{a}:{b}:{c}:*").is_ok(),
+                _ => false,
+            }
+        }
+        Kind::Email => match value.rsplit_once('@') {
+            Some((_, host)) => write!(out, "*@{host}").is_ok(),
+            None => false,
+        },
+        Kind::Card => {
+            let digits: Vec<char> = value.chars().filter(char::is_ascii_digit).collect();
+            let last: String = digits.iter().rev().take(4).rev().collect();
+            digits.len() >= 12 && write!(out, "<card-{last}>").is_ok()
+        }
+        Kind::Gps => {
+            let parts: Option<Vec<f64>> = value
+                .split([',', ';', ' ', '/'])
+                .filter(|p| !p.is_empty())
+                .map(|p| p.parse().ok().filter(|n: &f64| n.is_finite()))
+                .collect();
+            match parts.as_deref() {
+                Some([one]) => write!(out, "{one:.1}").is_ok(),
+                Some([lat, lon]) => write!(out, "{lat:.1}, {lon:.1}").is_ok(),
+                _ => false,
+            }
+        }
+        _ => false,
+    }
+}
+
+/// Looks at every run of digits once.
+pub(super) fn find(b: &[u8], wanted: u16, digits: usize, out: &mut Vec<Found>) {
+    let mut i = 0;
+    while let Some(step) = b.get(i..).and_then(|rest| rest.iter().position(u8::is_ascii_digit)) {
+        let start = i + step;
+        let run = b.get(start..).map_or(0, |r| r.iter().take_while(|c| c.is_ascii_digit()).count());
+        i = start + run.max(1);
+        let hit = None
+            .or_else(|| if wanted & Kind::Card.bit() != 0 && digits >= 13 { card(b, start) } else { None })
+            .or_else(|| if wanted & Kind::Gps.bit() != 0 { gps(b, start, run) } else { None })
+            .or_else(|| {
+                // recognised even where it is kept, so that it is not taken for a phone number
+                if run <= 3 { ipv4(b, start) } else { None }
+            })
+            .or_else(|| if wanted & Kind::Phone.bit() != 0 && digits >= 7 { phone(b, start) } else { None });
+        if let Some(found) = hit {
+            i = i.max(found.end);
+            if wanted & found.kind.bit() != 0 {
+                out.push(found);
+            }
+        }
+    }
+}
+
+/// Digits that may not stand beside a number for it to stand alone.
+fn joined(c: u8) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, b'_' | b'#') || c >= 0x80
+}
+
+fn card(b: &[u8], start: usize) -> Option<Found> {
+    let prev = before(b, start);
+    // a dash, a dot or an open brace of a GUID or decimal number in front
+    if joined(prev)
+        || (matches!(prev, b'.' | b'-') && before(b, start.saturating_sub(1)).is_ascii_alphanumeric())
+    {
+        return None;
+    }
+    let (mut digits, mut groups) = ([0_u8; 19], [0_u8; 6]);
+    let (mut n, mut group, mut i) = (0, 0, start);
+    let mut separator = 0;
+    let end = loop {
+        let c = at(b, i);
+        if c.is_ascii_digit() {
+            *digits.get_mut(n)? = c - b'0';
+            *groups.get_mut(group)? += 1;
+            n += 1;
+        } else if matches!(c, b' ' | b'-')
+            && at(b, i + 1).is_ascii_digit()
+            && (separator == 0 || separator == c)
+            && n < 16
+        {
+            separator = c;
+            group += 1;
+        } else {
+            break i;
+        }
+        i += 1;
+    };
+    let next = at(b, end);
+    if joined(next) || (matches!(next, b'.' | b'-') && at(b, end + 1).is_ascii_alphanumeric()) {
+        return None;
+    }
+    let shape = matches!(groups.get(..=group)?, [_] | [4, 4, 4, 1..=7] | [4, 6, 4 | 5] | [4, 4, 4, 4, 3]);
+    let digits = digits.get(..n)?;
+    let head = |len: usize| digits.iter().take(len).fold(0_u32, |a, d| a * 10 + u32::from(*d));
+    let issuer = match n {
+        13 | 19 if head(1) == 4 => true,
+        14 => matches!(head(3), 300..=305 | 309) || matches!(head(2), 36 | 38 | 39),
+        15 => matches!(head(2), 34 | 37),
+        16 => {
+            head(1) == 4
+                || matches!(head(2), 51..=55 | 62 | 65)
+                || matches!(head(3), 644..=649)
+                || matches!(head(4), 2221..=2720 | 3528..=3589 | 6011)
+                || matches!(head(4), 5018 | 5020 | 5038 | 6304 | 6759 | 6761 | 6763)
+        }
+        17..=19 => head(2) == 62,
+        _ => false,
+    };
+    (shape && issuer && luhn(digits)).then_some(Found { start, end, kind: Kind::Card })
+}
+
+fn luhn(digits: &[u8]) -> bool {
+    let sum: u32 = digits
+        .iter()
+        .rev()
+        .enumerate()
+        .map(|(n, d)| match (n % 2, u32::from(*d)) {
+            (0, d) => d,
+            (_, d) if d > 4 => d * 2 - 9,
+            (_, d) => d * 2,
+        })
+        .sum();
+    sum.is_multiple_of(10) && digits.iter().any(|d| Some(d) != digits.first())
+}
+
+fn ipv4(b: &[u8], start: usize) -> Option<Found> {
+    let prev = before(b, start);
+    if joined(prev) && !matches!(prev, b'#') || (prev == b'.' && before(b, start - 1).is_ascii_alphanumeric())
+    {
+        return None;
+    }
+    let mut parts = [0_u8; 4];
+    let mut i = start;
+    for (n, part) in parts.iter_mut().enumerate() {
+        if n > 0 {
+            if at(b, i) != b'.' {
+                return None;
+            }
+            i += 1;
+        }
+        let len = b.get(i..)?.iter().take_while(|c| c.is_ascii_digit()).count();
+        if !(1..=3).contains(&len) {
+            return None;
+        }
+        *part = std::str::from_utf8(b.get(i..i + len)?).ok()?.parse().ok()?;
+        i += len;
+    }
+    let next = at(b, i);
+    if joined(next) || (next == b'.' && at(b, i + 1).is_ascii_digit()) {
+        return None;
+    }
+    // versions look the same: 4.0.0.0, "version 1.2.3.4"
+    let word = word_before(b, start);
+    let version = word.len() >= 3
+        && (word.ends_with(b"ersion") || word.eq_ignore_ascii_case(b"ver") || word.ends_with(b"VERSION"));
+    let done = parts[3] == 0 && b.get(i..).is_some_and(|r| r.starts_with(b"/24"));
+    let general = parts[1..] == [0, 0, 0];
+    let ip = Ipv4Addr::from(parts);
+    (!version && !done && !general && is_personal_ip(IpAddr::V4(ip))).then_some(Found {
+        start,
+        end: i,
+        kind: Kind::Ip,
+    })
+}
+
+/// MAC and IPv6 addresses: tokens of hexadecimal digits and colons or dashes.
+pub(super) fn find_hex(b: &[u8], wanted: u16, out: &mut Vec<Found>) {
+    let part = |c: u8| c.is_ascii_hexdigit() || matches!(c, b':' | b'-');
+    let mut from = 0;
+    while let Some(step) = b.get(from..).and_then(|r| memchr::memchr2(b':', b'-', r)) {
+        let mid = from + step;
+        let left =
+            b.get(..mid).map_or(0, |l| l.iter().rev().take(8).take_while(|c| c.is_ascii_hexdigit()).count());
+        let start = mid - left;
+        let len = b.get(start..).map_or(0, |r| r.iter().take(64).take_while(|c| part(**c)).count());
+        let mut end = start + len;
+        from = end.max(mid + 1);
+        if joined(before(b, start)) || start > 0 && before(b, start) == b'-' {
+            continue;
+        }
+        let Some(token) = b.get(start..end) else { continue };
+        if token.len() == 17 && !joined(at(b, end)) && is_mac(token) {
+            if wanted & Kind::Mac.bit() != 0 && token.iter().any(|c| !matches!(c, b'0' | b':' | b'-')) {
+                out.push(Found { start, end, kind: Kind::Mac });
+            }
+            continue;
+        }
+        if wanted & Kind::Ip.bit() == 0 {
+            continue;
+        }
+        // the last part may be an IPv4 address or have a zone
+        if at(b, end) == b'.' {
+            end += b
+                .get(end..)
+                .map_or(0, |r| r.iter().take(12).take_while(|c| c.is_ascii_digit() || **c == b'.').count());
+        }
+        let Some(mut token) = b.get(start..end) else { continue };
+        // a full stop or colon of the sentence
+        while let [rest @ .., b'.'] | [rest @ .., b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F', b':'] = token {
+            let cut = token.len() - rest.len();
+            end -= if cut == 2 { 1 } else { cut };
+            token = b.get(start..end).unwrap_or_default();
+        }
+        if joined(at(b, end)) {
+            continue;
+        }
+        let colons = token.iter().filter(|c| **c == b':').count();
+        let digit = token.iter().any(u8::is_ascii_digit);
+        // a::b is more often a path in a program than an address
+        let likely = colons >= 3 || matches!(token, [b'2' | b'3' | b'f' | b'F', _, _, _, b':', ..]);
+        let parsed = std::str::from_utf8(token).ok().and_then(|t| t.parse::<Ipv6Addr>().ok());
+        let done = b.get(end..).is_some_and(|r| r.starts_with(b"/48")) && token.ends_with(b"::");
+        if let Some(ip) = parsed
+            && colons >= 2
+            && digit
+            && likely
+            && !done
+            && is_personal_ip(IpAddr::V6(ip))
+        {
+            out.push(Found { start, end, kind: Kind::Ip });
+        }
+    }
+}
+
+fn is_mac(token: &[u8]) -> bool {
+    let Some(separator) = token.get(2) else { return false };
+    token.iter().enumerate().all(|(n, c)| if n % 3 == 2 { c == separator } else { c.is_ascii_hexdigit() })
+        && matches!(separator, b':' | b'-')
+}
+
+fn phone(b: &[u8], start: usize) -> Option<Found> {
+    let mut begin = start;
+    if before(b, begin) == b'(' {
+        begin -= 1;
+    }
+    let plus = before(b, begin) == b'+';
+    if plus {
+        begin -= 1;
+    }
+    let prev = before(b, begin);
+    if joined(prev) || matches!(prev, b'.' | b'-' | b'+' | b'/' | b'\\' | b'$') {
+        return None;
+    }
+    let (mut i, mut n) = (start, 0_usize);
+    let mut groups = [0_usize; 8];
+    let mut group = 0;
+    let mut end = start;
+    loop {
+        let c = at(b, i);
+        if c.is_ascii_digit() {
+            n += 1;
+            *groups.get_mut(group)? += 1;
+            end = i + 1;
+            i += 1;
+            continue;
+        }
+        // at most two separators in a row: ") " or " ("
+        let gap = b
+            .get(i..)?
+            .iter()
+            .take(3)
+            .take_while(|c| matches!(**c, b' ' | b'-' | b'.' | b'(' | b')'))
+            .count();
+        if gap == 0 || gap > 2 || !at(b, i + gap).is_ascii_digit() || n >= 15 {
+            break;
+        }
+        group += 1;
+        i += gap;
+    }
+    let next = at(b, end);
+    if joined(next) || (matches!(next, b':' | b'/') && at(b, end + 1).is_ascii_digit()) {
+        return None;
+    }
+    let groups = groups.get(..=group)?;
+    let first = at(b, start);
+    let area = |c: u8| (b'2'..=b'9').contains(&c);
+    let american = match groups {
+        [3, 3, 4] => area(first),
+        [1, 3, 3, 4] => first == b'1',
+        _ => false,
+    };
+    let word = word_before(b, begin);
+    let called =
+        [&b"phone"[..], b"tel", b"telephone", b"mobile", b"cell", b"fax", b"call", b"number", b"telefon"]
+            .iter()
+            .any(|w| word.eq_ignore_ascii_case(w));
+    // national form: a leading zero, in groups
+    let national = first == b'0'
+        && at(b, start + 1) != b'0'
+        && (9..=12).contains(&n)
+        && (2..=5).contains(&groups.len())
+        && groups.iter().all(|g| (2..=8).contains(g))
+        && groups.first().is_some_and(|g| (3..=5).contains(g));
+    // a part of a longer row of numbers
+    let inside = prev == b' ' && begin.checked_sub(1).is_some_and(|p| before(b, p).is_ascii_digit());
+    let fits = (plus && (8..=15).contains(&n))
+        || (american && n >= 10)
+        || (called && (7..=15).contains(&n))
+        || (national && !inside);
+    fits.then_some(Found { start: begin, end, kind: Kind::Phone })
+}
+
+/// One decimal number with at least three places: value and end.
+fn decimal(b: &[u8], start: usize) -> Option<(f64, usize)> {
+    let sign = usize::from(matches!(at(b, start), b'-' | b'+'));
+    let digits = |from: usize| {
+        b.get(from..).map_or(0, |r| r.iter().take(20).take_while(|c| c.is_ascii_digit()).count())
+    };
+    let whole = digits(start + sign);
+    let dot = start + sign + whole;
+    if !(1..=3).contains(&whole) || at(b, dot) != b'.' {
+        return None;
+    }
+    let places = digits(dot + 1);
+    if places < 3 {
+        return None;
+    }
+    let end = dot + 1 + places;
+    let value = std::str::from_utf8(b.get(start..end)?).ok()?.parse().ok()?;
+    Some((value, end))
+}
+
+fn gps(b: &[u8], digit: usize, run: usize) -> Option<Found> {
+    if run > 3 || at(b, digit + run) != b'.' {
+        return None;
+    }
+    let start = if matches!(before(b, digit), b'-' | b'+') { digit - 1 } else { digit };
+    if joined(before(b, start)) || before(b, start) == b'.' {
+        return None;
+    }
+    // three numbers in a row are measurements: the one in front
+    if let [.., b'0'..=b'9', b',' | b';'] = b.get(..start)?.trim_ascii_end() {
+        return None;
+    }
+    let (lat, lat_end) = decimal(b, start)?;
+    let gap =
+        b.get(lat_end..)?.iter().take(4).take_while(|c| matches!(**c, b',' | b';' | b' ' | b'/')).count();
+    if (1..=3).contains(&gap)
+        && let Some((lon, end)) = decimal(b, lat_end + gap)
+        && lat.abs() <= 90.0
+        && lon.abs() <= 180.0
+        && !joined(at(b, end))
+        && at(b, end) != b'.'
+        // and the one behind
+        && !(matches!(at(b, end), b',' | b';') && b.get(end + 1..).is_some_and(|r| r.trim_ascii_start().first().is_some_and(u8::is_ascii_digit)))
+        // both with some precision
+        && lat_end - start >= 6
+        && end - lat_end - gap >= 6
+    {
+        return Some(Found { start, end, kind: Kind::Gps });
+    }
+    None
+}

@@ -1,2 +1,4 @@
-//! Under construction.
+//! The Tidegate collector: the gate, the pipeline, dispatch and the program.
 #![forbid(unsafe_code)]
+
+pub mod gate;

@@ -1,18 +1,9 @@
 //! What the gate wants changed in an event before it may be written.
 
-use super::scrub::{Action, Kind};
+use tidegate_proto::wire::{Change as WireChange, Changes};
+pub use tidegate_proto::wire::Place;
 
-/// Where a change goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
-    /// A payload field, counted in pre-order from 0: a struct or array comes
-    /// before its items, and each item counts.
-    Field(u32),
-    /// An extended item, counted from 0 in the order of `EventRef::ext`.
-    Ext(u32),
-    /// The undecoded payload.
-    Raw,
-}
+use super::scrub::{Action, Kind};
 
 /// What happens there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,5 +68,28 @@ impl<'a> IntoIterator for &'a Edits {
     type IntoIter = std::slice::Iter<'a, Change>;
     fn into_iter(self) -> Self::IntoIter {
         self.list.iter()
+    }
+}
+
+impl Change {
+    /// The stored mark: the kind found plus two (1 = a level of its own), and
+    /// the action plus one in the high byte.
+    #[must_use]
+    pub fn mark(&self) -> u16 {
+        let kind = self.kind.map_or(1, |k| k as u16 + 2);
+        (u16::from(self.action.rank()) + 1) << 8 | kind
+    }
+}
+
+impl Changes for Edits {
+    fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    fn at(&self, place: Place) -> Option<WireChange<'_>> {
+        Edits::at(self, place).map(|change| match &change.edit {
+            Edit::Drop => WireChange::Drop,
+            Edit::Replace(text) => WireChange::Replace(text, change.mark()),
+        })
     }
 }

@@ -1,2 +1,35 @@
-//! Under construction.
+//! Event trace log (`.etl`) files, and the payload decoder that files and live
+//! sessions share.
+//!
+//! A file is a chain of buffers, each of one CPU, holding records. Three views,
+//! from cheap to complete:
+//!
+//! * [`EtlFile::walk`]: every record's header in file order, for counting;
+//! * [`RecordReader`]: the records in time order, one buffer per CPU in memory;
+//! * [`EventReader`]: the same, decoded into a [`tidegate_proto::batch::Batch`].
+//!
+//! Nothing here trusts the input. What cannot be read is a [`Problem`] that
+//! names the place; the reader goes on with the next buffer. The crate opens
+//! nothing itself: bytes come through [`ReadAt`].
 #![forbid(unsafe_code)]
+
+mod buffer;
+mod bytes;
+mod clock;
+mod compress;
+mod error;
+mod file;
+mod header;
+mod merge;
+mod read_at;
+mod record;
+
+pub use buffer::BufferHeader;
+pub use clock::Clock;
+pub use compress::{CompressError, Compression};
+pub use error::{EtlError, Problem, Reason};
+pub use file::{EtlFile, Walk};
+pub use header::TraceHeader;
+pub use merge::RecordReader;
+pub use read_at::ReadAt;
+pub use record::{Ext, ExtItems, ExtKind, Identity, Record, RecordKind, Records};

@@ -1,0 +1,176 @@
+//! The records of all CPUs in time order.
+
+use crate::buffer::Entry;
+use crate::error::{EtlError, Problem, Problems, Reason};
+use crate::file::{EtlFile, place};
+use crate::read_at::ReadAt;
+use crate::record::{Record, Records};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+/// Memory that one open buffer per CPU may take. Above it, buffers are read one after another.
+const MAX_WINDOW: u64 = 512 << 20;
+
+/// Reads a trace in time order: buffers of a CPU by sequence number, CPUs merged by time, one
+/// buffer per CPU in memory. Records without a time follow the one before them.
+#[derive(Debug)]
+pub struct RecordReader<'f, R> {
+    file: &'f EtlFile<R>,
+    streams: Vec<Stream>,
+    /// Next time and number of each stream that has a record, but the current one.
+    heap: BinaryHeap<Reverse<(u64, usize)>>,
+    current: Option<usize>,
+    scratch: Vec<u8>,
+    problems: Problems,
+    records: u64,
+    last_time: u64,
+}
+
+/// The buffers of one CPU.
+#[derive(Debug)]
+struct Stream {
+    /// Numbers in the file's index, last first.
+    todo: Vec<u32>,
+    entry: Option<Entry>,
+    payload: Vec<u8>,
+    at: usize,
+    /// Time of the record at `at`; never goes back.
+    time: u64,
+}
+
+impl<'f, R: ReadAt> RecordReader<'f, R> {
+    /// Starts at the first record.
+    #[must_use]
+    pub fn new(file: &'f EtlFile<R>) -> RecordReader<'f, R> {
+        let mut problems = file.problems.clone();
+        let mut cpus: BTreeMap<u16, (Vec<u32>, u64)> = BTreeMap::new();
+        for (n, entry) in (0_u32..).zip(&file.index) {
+            let (list, largest) = cpus.entry(entry.cpu).or_default();
+            list.push(n);
+            *largest = (*largest).max(u64::from(entry.used.min(crate::buffer::MAX_USED)));
+        }
+        let by_sequence = |n: &u32| file.index.get(*n as usize).map_or(0, |e| e.sequence);
+        let window: u64 = cpus.values().map(|(_, largest)| largest).sum();
+        let mut lists: Vec<Vec<u32>> = if window <= MAX_WINDOW {
+            cpus.into_values().map(|(list, _)| list).collect()
+        } else {
+            problems.push(Problem { offset: 0, bytes: 0, reason: Reason::Unordered(window) });
+            vec![cpus.into_values().flat_map(|(list, _)| list).collect()]
+        };
+        for list in &mut lists {
+            // A stable sort: equal numbers, which only damage makes, keep the file's order.
+            list.sort_by_key(by_sequence);
+            list.reverse();
+        }
+        let streams: Vec<Stream> = lists
+            .into_iter()
+            .map(|todo| Stream { todo, entry: None, payload: Vec::new(), at: 0, time: 0 })
+            .collect();
+        let heap = (0..streams.len()).map(|n| Reverse((0, n))).collect();
+        RecordReader {
+            file,
+            streams,
+            heap,
+            current: None,
+            scratch: Vec::new(),
+            problems,
+            records: 0,
+            last_time: file.header().clock_start(),
+        }
+    }
+
+    /// The next record, with its time filled in; `None` at the end.
+    ///
+    /// # Errors
+    /// Only when the source fails. Damage is skipped and kept in [`RecordReader::problems`].
+    pub fn next_record(&mut self) -> Result<Option<Record<'_>>, EtlError> {
+        let Some((n, size)) = self.advance()? else { return Ok(None) };
+        let Some(stream) = self.streams.get_mut(n) else { return Ok(None) };
+        let at = stream.at;
+        stream.at = at.saturating_add(size);
+        let cpu = stream.entry.map_or(u16::MAX, |e| e.cpu);
+        let Some(Ok(mut record)) = (Records { payload: &stream.payload, at, cpu }).next() else {
+            return Ok(None);
+        };
+        self.records += 1;
+        self.last_time = record.time.unwrap_or(self.last_time);
+        record.time = Some(self.last_time);
+        Ok(Some(record))
+    }
+
+    /// Finds the stream whose record comes next, and the padded size of that record.
+    fn advance(&mut self) -> Result<Option<(usize, usize)>, EtlError> {
+        loop {
+            let n = match self.current {
+                Some(n) => n,
+                None => match self.heap.pop() {
+                    Some(Reverse((_, n))) => n,
+                    None => return Ok(None),
+                },
+            };
+            self.current = None;
+            let Some((time, size)) = self.look(n)? else { continue };
+            match self.heap.peek() {
+                // Another CPU is earlier: this one waits.
+                Some(Reverse(other)) if *other < (time, n) => self.heap.push(Reverse((time, n))),
+                _ => {
+                    self.current = Some(n);
+                    return Ok(Some((n, size)));
+                }
+            }
+        }
+    }
+
+    /// Time and padded size of a stream's next record; loads buffers as needed.
+    fn look(&mut self, n: usize) -> Result<Option<(u64, usize)>, EtlError> {
+        let Some(stream) = self.streams.get_mut(n) else { return Ok(None) };
+        loop {
+            if let Some(entry) = stream.entry {
+                let mut records = Records { payload: &stream.payload, at: stream.at, cpu: entry.cpu };
+                match records.next() {
+                    Some(Ok(record)) => {
+                        let size = records.at - stream.at;
+                        stream.time = stream.time.max(record.time.unwrap_or(0));
+                        return Ok(Some((stream.time, size)));
+                    }
+                    Some(Err(problem)) => self.problems.push(place(problem, &entry)),
+                    None => {}
+                }
+            }
+            let Some(next) = stream.todo.pop() else {
+                *stream = Stream { todo: Vec::new(), entry: None, payload: Vec::new(), at: 0, time: 0 };
+                return Ok(None);
+            };
+            let Some(entry) = self.file.index.get(next as usize) else { continue };
+            stream.entry = Some(*entry);
+            stream.at = 0;
+            if let Some(problem) = self.file.load(entry, &mut self.scratch, &mut stream.payload)? {
+                self.problems.push(problem);
+            }
+        }
+    }
+
+    /// The trace being read.
+    #[must_use]
+    pub fn file(&self) -> &'f EtlFile<R> {
+        self.file
+    }
+
+    /// Records returned so far.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// What could not be read so far, the chain's problems first; at most 1000 are kept.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems.list
+    }
+
+    /// Number of all problems so far.
+    #[must_use]
+    pub fn problem_count(&self) -> u64 {
+        self.problems.total
+    }
+}

@@ -1,0 +1,6 @@
+//! The crate against real traces and damaged ones.
+#![forbid(unsafe_code)]
+
+mod damage;
+mod data;
+mod files;

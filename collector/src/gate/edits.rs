@@ -1,7 +1,7 @@
 //! What the gate wants changed in an event before it may be written.
 
-use tidegate_proto::wire::{Change as WireChange, Changes};
 pub use tidegate_proto::wire::Place;
+use tidegate_proto::wire::{Change as WireChange, Changes};
 
 use super::scrub::{Action, Kind};
 

@@ -17,7 +17,13 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn new(kind: u32, start_filetime: u64, start_ticks: u64, perf_freq: u64, cpu_mhz: u32) -> Clock {
+    pub(crate) fn new(
+        kind: u32,
+        start_filetime: u64,
+        start_ticks: u64,
+        perf_freq: u64,
+        cpu_mhz: u32,
+    ) -> Clock {
         let start_ns = filetime_to_unix_ns(start_filetime);
         let (mul, div) = match kind {
             2 => (100, 1),

@@ -51,8 +51,7 @@ impl<R: ReadAt> EtlFile<R> {
         let mut first = vec![0; usize::try_from(size).unwrap_or(usize::MAX).min(FIRST_READ)];
         let n = read_full(&src, 0, &mut first).map_err(io(0))?;
         first.truncate(n);
-        let buffer =
-            BufferHeader::parse(&first).ok_or(EtlError::TooShort { size, needed: HEADER as u64 })?;
+        let buffer = BufferHeader::parse(&first).ok_or(EtlError::TooShort { size, needed: HEADER as u64 })?;
         if (buffer.size as usize) < HEADER {
             return Err(EtlError::NotATrace { offset: 0, what: "impossible buffer size" });
         }

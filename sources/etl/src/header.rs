@@ -93,7 +93,11 @@ impl TraceHeader {
         };
         let p = usize::from(pointer_size);
         if info.len() < fixed_size(p) {
-            return Err(if size < 32 + fixed_size(p) { not(4, "the header record is too small") } else { short() });
+            return Err(if size < 32 + fixed_size(p) {
+                not(4, "the header record is too small")
+            } else {
+                short()
+            });
         }
         let u32 = |at| u32_at(info, at).ok_or_else(short);
         let u64 = |at| u64_at(info, at).ok_or_else(short);

@@ -57,18 +57,22 @@ fn a_damaged_buffer_does_not_hide_the_next() {
     let file = EtlFile::open(&bytes[..]).unwrap();
     let buffer = file.header().buffer_size as usize;
     for (at, value, lost_at_most) in [
-        (3 * buffer, 0_u32, 120),                // no size
-        (3 * buffer, 0xFFFF_FFFF, 120),          // a size past the end
-        (3 * buffer, 80, 120),                   // a size into the middle of the buffer
-        (3 * buffer + 0x30, 0xFFFF_FFFF, 120),   // more used than there is
-        (3 * buffer + 72, 0x0000_0000, 120),     // no first record
-        (3 * buffer + 72, 0xC013_FFFF, 120),     // a first record longer than the buffer
+        (3 * buffer, 0_u32, 120),              // no size
+        (3 * buffer, 0xFFFF_FFFF, 120),        // a size past the end
+        (3 * buffer, 80, 120),                 // a size into the middle of the buffer
+        (3 * buffer + 0x30, 0xFFFF_FFFF, 120), // more used than there is
+        (3 * buffer + 72, 0x0000_0000, 120),   // no first record
+        (3 * buffer + 72, 0xC013_FFFF, 120),   // a first record longer than the buffer
     ] {
         let mut bad = bytes.clone();
         bad[at..at + 4].copy_from_slice(&value.to_le_bytes());
         let file = EtlFile::open(&bad[..]).unwrap();
         let walk = file.walk(|_| ()).unwrap();
-        assert!(walk.records < whole && walk.records + lost_at_most >= whole, "{at:#x} {value:#x} {}", walk.records);
+        assert!(
+            walk.records < whole && walk.records + lost_at_most >= whole,
+            "{at:#x} {value:#x} {}",
+            walk.records
+        );
         assert!(walk.problem_count > 0, "{at:#x} {value:#x}");
         let first = &walk.problems[0];
         assert!(first.offset >= 3 * buffer as u64 && first.offset < 4 * buffer as u64, "{first}");

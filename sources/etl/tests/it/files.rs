@@ -144,7 +144,8 @@ fn headers_say_what_is_known() {
         if h.closed() {
             assert_eq!(text(h.end_time), known["end"], "{name}");
         }
-        let names: Vec<&str> = known["names"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+        let names: Vec<&str> =
+            known["names"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
         assert_eq!([h.session_name.as_str(), &h.file_name], names[..], "{name}");
     }
 }
@@ -178,7 +179,8 @@ fn baseline(name: &str) -> Vec<(i64, u16, usize)> {
     let mut lines = Vec::new();
     for line in text.lines() {
         let Some((ms, rest)) = line.strip_prefix("EVENT ").and_then(|l| l.split_once(": ")) else { continue };
-        let part = |key: &str| rest.split_once(key).map(|(_, r)| r.split(';').next().unwrap().replace(',', ""));
+        let part =
+            |key: &str| rest.split_once(key).map(|(_, r)| r.split(';').next().unwrap().replace(',', ""));
         let us = (ms.replace(',', "").parse::<f64>().unwrap() * 1000.0).round() as i64;
         let cpu = part("ProceNum=").unwrap().parse().unwrap();
         let len = part("DataLen=").unwrap().parse().unwrap();

@@ -1,0 +1,253 @@
+//! The contract between the dispatcher and a sink.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_proto::batch::{Batch, EventRef};
+use tidegate_proto::ids::{Seq, SeqRange, SinkId};
+use tidegate_proto::level::TelemetryLevel;
+
+/// A future that can be moved between threads.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// What went wrong underneath, for logs. Never holds a secret.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// One way out.
+///
+/// # Contract
+/// * [`deliver`](Sink::deliver) is one attempt, without a retry inside.
+/// * It may be called again with an equal batch (same origin, range, events) after a
+///   failure, a lost reply, a cancelled call or a crash, and must then have the same
+///   effect as one call, as far as the far side allows; where it does not (the events
+///   endpoint), repeats carry the same event ids.
+/// * Several calls may be in flight at once, up to [`BatchLimits::in_flight`], for
+///   ranges that do not overlap.
+/// * `Ok` means the far side has said that it holds every event of the batch, but those
+///   in [`Delivered::rejected`].
+/// * What is not understood is [`DeliverError::Retry`], never a reject.
+/// * It holds no event longer than the call.
+pub trait Sink: fmt::Debug + Send + Sync + 'static {
+    /// Its configured name.
+    fn id(&self) -> &SinkId;
+
+    /// What a batch may be.
+    fn limits(&self) -> BatchLimits;
+
+    /// Asks the far side whether deliveries could work, without leaving anything there.
+    ///
+    /// # Errors
+    /// As for [`deliver`](Sink::deliver). A failed check is reported, it does not keep the
+    /// sink from starting.
+    fn check(&self) -> BoxFuture<'_, Result<(), DeliverError>>;
+
+    /// Delivers a batch: one attempt.
+    ///
+    /// # Errors
+    /// See [`DeliverError`]; each variant is another thing to do.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave the batch delivered; call again with the same batch.
+    fn deliver<'a>(&'a self, batch: &'a SinkBatch) -> BoxFuture<'a, Result<Delivered, DeliverError>>;
+}
+
+/// What a sink wants in a batch. The dispatcher keeps to all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Most events; at least 1.
+    pub events: u32,
+    /// Most bytes, counted as encoded protobuf before compression; one event may exceed it.
+    pub bytes: u64,
+    /// A batch that is not full goes when its oldest event has waited so long.
+    pub age: Duration,
+    /// Most deliveries at a time; at least 1.
+    pub in_flight: u32,
+    /// An attempt that takes longer is cancelled and counts as [`DeliverError::Retry`].
+    pub timeout: Duration,
+}
+
+/// Whose events these are. Part of blob names and event ids.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The host's configured name; `[A-Za-z0-9._-]`, 1 to 63 characters.
+    pub host: String,
+    /// Name of the stream, usually `events`; same characters.
+    pub stream: String,
+    /// Which life of the ring the sequence numbers belong to: random, made with the ring.
+    pub epoch: u64,
+}
+
+/// A run of the ring as one sink gets it: what the send-time gate and the sink's filter left.
+#[derive(Debug)]
+pub struct SinkBatch {
+    origin: Arc<Origin>,
+    range: SeqRange,
+    level: TelemetryLevel,
+    events: Batch,
+    seqs: Vec<Seq>,
+}
+
+impl SinkBatch {
+    /// Joins events with their places. `None` when there is not one place for each event,
+    /// or they are not ascending and in `range`.
+    #[must_use]
+    pub fn new(
+        origin: Arc<Origin>,
+        range: SeqRange,
+        level: TelemetryLevel,
+        events: Batch,
+        seqs: Vec<Seq>,
+    ) -> Option<SinkBatch> {
+        let sound = seqs.len() == events.len()
+            && seqs.iter().all(|s| range.contains(*s))
+            && seqs.is_sorted_by(|a, b| a < b);
+        sound.then_some(SinkBatch { origin, range, level, events, seqs })
+    }
+
+    /// Whose events these are.
+    #[must_use]
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
+    }
+
+    /// The whole run, left-out events included: planned before the first attempt.
+    #[must_use]
+    pub fn range(&self) -> SeqRange {
+        self.range
+    }
+
+    /// The level in force when the batch was made.
+    #[must_use]
+    pub fn level(&self) -> TelemetryLevel {
+        self.level
+    }
+
+    /// The events with their places, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (Seq, EventRef<'_>)> + Clone {
+        self.seqs.iter().copied().zip(self.events.iter())
+    }
+
+    /// Number of events to deliver.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.seqs.len()
+    }
+
+    /// Whether there is nothing to deliver. The dispatcher settles such a run by itself.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.seqs.is_empty()
+    }
+
+    /// Takes the memory back for the next batch.
+    #[must_use]
+    pub fn into_parts(self) -> (Batch, Vec<Seq>) {
+        (self.events, self.seqs)
+    }
+}
+
+/// What a delivery left at the far side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Blobs, files or requests, for the receipt.
+    pub objects: Vec<Object>,
+    /// Events that the far side refused for good; all others are held by it.
+    pub rejected: Vec<Rejected>,
+    /// Bytes over the wire (bodies, as sent).
+    pub bytes: u64,
+}
+
+/// One thing at the far side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Object {
+    /// Where: URL without query, or path. Never holds a secret.
+    pub destination: String,
+    /// SHA-256 of the bytes as stored there.
+    pub sha256: [u8; 32],
+    /// Length of these bytes.
+    pub len: u64,
+    /// Events in it.
+    pub events: u32,
+    /// The server's name for it: ETag or request id; empty when it gave none.
+    pub server_id: String,
+    /// It was there already, with the same bytes: an earlier attempt had got through.
+    pub found: bool,
+}
+
+/// An event that the far side will never take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its place.
+    pub seq: Seq,
+    /// Why.
+    pub reason: RejectReason,
+    /// What the far side said, at most 200 characters, without secrets.
+    pub detail: String,
+}
+
+/// Why an event is refused for good. The numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum RejectReason {
+    /// Larger than the far side takes.
+    TooLarge = 0,
+    /// The far side calls it invalid.
+    Invalid = 1,
+    /// This format cannot hold it.
+    Unencodable = 2,
+}
+
+impl RejectReason {
+    /// Its label in accounts, dead letters and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::Invalid => "invalid",
+            Self::Unencodable => "unencodable",
+        }
+    }
+}
+
+/// Why a batch was not delivered: each variant is another thing to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeliverError {
+    /// Not known to be stored; try the same batch again, not before `after`.
+    #[error("not delivered, will be tried again")]
+    Retry {
+        /// The far side's wish (Retry-After).
+        after: Option<Duration>,
+        /// What happened.
+        #[source]
+        source: BoxError,
+    },
+    /// Too much at once: try the halves. Of a single event: [`RejectReason::TooLarge`].
+    #[error("too large for one request")]
+    Split {
+        /// What happened.
+        #[source]
+        source: BoxError,
+    },
+    /// The far side will never take any event of this batch.
+    #[error("refused for good: {}", reason.as_str())]
+    Reject {
+        /// Why.
+        reason: RejectReason,
+        /// What happened.
+        #[source]
+        source: BoxError,
+    },
+    /// Nothing will pass until someone acts (credentials, container, pins, configuration).
+    /// The dispatcher holds the sink, raises an alarm, and tries again rarely.
+    #[error("held until someone acts: {advice}")]
+    Stop {
+        /// What to do, in a sentence.
+        advice: String,
+        /// What happened.
+        #[source]
+        source: BoxError,
+    },
+}

@@ -9,6 +9,10 @@ pub(crate) const MAX_USED: u32 = 16 << 20;
 
 const FLAG_PROCESSOR_INDEX: u16 = 0x20;
 const FLAG_COMPRESSED: u16 = 0x40;
+/// Every flag there is.
+const ALL_FLAGS: u16 = 0x7F;
+/// Debug information, the last buffer type.
+const LAST_KIND: u16 = 7;
 
 /// The header of a buffer, as far as it means something on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,16 @@ impl BufferHeader {
             flags,
             kind: u16_at(h, 0x36)?,
         })
+    }
+
+    /// Whether the fields agree with one another as those of a real header do.
+    pub(crate) fn plausible(&self) -> bool {
+        self.size as usize >= HEADER
+            && self.size <= MAX_USED
+            && self.used as usize >= HEADER
+            && self.used <= if self.compressed() { MAX_USED } else { self.size }
+            && self.kind <= LAST_KIND
+            && self.flags <= ALL_FLAGS
     }
 
     /// Whether the payload is compressed.

@@ -129,7 +129,7 @@ impl<R: ReadAt> EtlFile<R> {
         if next == self.size || header.size == self.header.buffer_size || header.compressed() {
             return Ok(true);
         }
-        Ok(self.header_at(next)?.is_none_or(|h| h.size as usize >= HEADER && h.used <= MAX_USED))
+        Ok(self.header_at(next)?.is_none_or(|h| h.plausible()))
     }
 
     fn problem(&mut self, offset: u64, bytes: u64, reason: Reason) {

@@ -1,0 +1,87 @@
+//! Groups on their way in, and blocks on their way out.
+
+use bytes::Bytes;
+use tidegate_proto::ids::Seq;
+use tidegate_proto::level::Class;
+
+use crate::ledger::Block;
+use crate::{AppendError, Group, Intake, StoredBlock, purge, runs};
+
+/// Sources and drop reasons that one group may name.
+const MAX_POSITIONS: usize = 1024;
+
+/// A block whose counts were checked.
+#[derive(Debug)]
+pub(crate) struct CheckedBlock {
+    pub class: Class,
+    pub data: Bytes,
+    pub events: u64,
+    pub levels: [u32; 4],
+    pub time_ns: (i64, i64),
+    pub raw_len: u32,
+}
+
+/// A group that can be stored.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub blocks: Vec<CheckedBlock>,
+    pub intake: Intake,
+    pub raw_bytes: u64,
+}
+
+/// Checks a group. Blocks without an event hold nothing and are left out.
+pub(crate) fn check(group: Group, bound: u64) -> Result<Checked, AppendError> {
+    let too_large = |bytes: usize, bound: u64| AppendError::TooLarge { bytes: bytes as u64, bound };
+    for (source, position) in &group.intake.positions {
+        let bytes = position.len().max(source.len());
+        if bytes > Intake::MAX_POSITION {
+            return Err(too_large(bytes, Intake::MAX_POSITION as u64));
+        }
+    }
+    if group.intake.positions.len() > MAX_POSITIONS {
+        return Err(too_large(group.intake.positions.len(), MAX_POSITIONS as u64));
+    }
+    let mut raw_bytes = 0u64;
+    let mut blocks = Vec::with_capacity(group.blocks.len());
+    for block in group.blocks {
+        let mut levels = [0u32; 4];
+        for (to, from) in levels.iter_mut().zip(block.levels) {
+            *to = u32::try_from(from).map_err(|_| too_large(block.data.len(), bound))?;
+        }
+        let events = purge::events(&block.levels);
+        let raw_len = u32::try_from(block.data.len()).map_err(|_| too_large(block.data.len(), bound))?;
+        raw_bytes = raw_bytes.saturating_add(u64::from(raw_len));
+        if events > 0 {
+            blocks.push(CheckedBlock {
+                class: block.class,
+                data: block.data,
+                events,
+                levels,
+                time_ns: block.time_ns,
+                raw_len,
+            });
+        }
+    }
+    if raw_bytes > bound {
+        return Err(AppendError::TooLarge { bytes: raw_bytes, bound });
+    }
+    Ok(Checked { blocks, intake: group.intake, raw_bytes })
+}
+
+/// A stored block as the contract has it.
+pub(crate) fn stored(block: &Block, data: Bytes) -> Option<StoredBlock> {
+    Some(StoredBlock {
+        range: runs::range(block.run())?,
+        seqs: block.keep.as_ref().map(|_| block.places().map(Seq).collect()),
+        class: block.class,
+        data,
+        stored_ns: block.stored_ns,
+    })
+}
+
+/// A number that no other ring is likely to have, and never 0.
+pub(crate) fn random_epoch() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    let (a, b) = (RandomState::new(), RandomState::new());
+    (a.hash_one(crate::options::now_ns()) ^ b.hash_one(std::process::id())).max(1)
+}

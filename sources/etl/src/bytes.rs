@@ -24,7 +24,14 @@ pub(crate) fn u64_at(b: &[u8], at: usize) -> Option<u64> {
 /// The UTF-16 text at the start of `b` up to its NUL (or all of it) and the bytes it
 /// takes with the NUL. A lone last byte is not part of the text.
 pub(crate) fn utf16z(b: &[u8]) -> (&[u8], usize) {
-    match b.chunks_exact(2).position(|c| c == [0, 0]) {
+    // Four units at a time, as far as none is zero.
+    let zero_free = |w: &&[u8; 8]| {
+        let n = u64::from_le_bytes(**w);
+        n.wrapping_sub(0x0001_0001_0001_0001) & !n & 0x8000_8000_8000_8000 == 0
+    };
+    let clear = 8 * b.as_chunks::<8>().0.iter().take_while(zero_free).count();
+    let tail = b.get(clear..).unwrap_or_default();
+    match tail.chunks_exact(2).position(|c| c == [0, 0]).map(|n| n + clear / 2) {
         Some(n) => (b.get(..2 * n).unwrap_or_default(), 2 * n + 2),
         None => (b.get(..b.len() & !1).unwrap_or_default(), b.len()),
     }

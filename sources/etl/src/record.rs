@@ -132,6 +132,8 @@ pub struct Record<'a> {
     pub processor_time: u64,
     /// Instance and parent instance of an instance record.
     pub instance: Option<(u32, u32)>,
+    /// Class of the parent instance; zero = none.
+    pub parent_class: [u8; 16],
     /// Extended data items.
     pub ext: ExtItems<'a>,
     /// Payload.
@@ -188,6 +190,7 @@ impl Record<'_> {
             },
             processor_time: 0,
             instance: None,
+            parent_class: [0; 16],
             ext: ExtItems::NONE,
             data: rest,
         };
@@ -272,6 +275,7 @@ impl Record<'_> {
         self.processor_time = u64_at(head, 40)?;
         if let (Some(id), Some(parent)) = (u32_at(head, 48), u32_at(head, 52)) {
             self.instance = Some((id, parent));
+            self.parent_class = array(head, 56)?;
         }
         Some(())
     }

@@ -25,7 +25,7 @@ pub fn traces() -> Vec<(String, Vec<u8>)> {
 
 /// One trace's bytes.
 pub fn trace(name: &str) -> Vec<u8> {
-    std::fs::read(folder().join("traces").join(name).with_added_extension("etl")).unwrap()
+    std::fs::read(folder().join("traces").join(format!("{name}.etl"))).unwrap()
 }
 
 /// A text of the oracle.

@@ -3,4 +3,5 @@
 
 mod damage;
 mod data;
+mod events;
 mod files;

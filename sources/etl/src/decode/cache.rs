@@ -1,0 +1,198 @@
+//! What is known of each kind of event, found by the bytes that name it.
+
+use super::plan::Op;
+use crate::record::{Identity, Record};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use tidegate_proto::schema::{Decoder, Schema, SchemaParts};
+
+/// Kinds of events kept at most; then the cache starts anew.
+const MAX_ENTRIES: usize = 65_536;
+/// Bytes of schemas kept at most.
+const MAX_BYTES: usize = 16 << 20;
+
+/// What names a kind of event. TraceLogging events are named by their schema and traits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key<'a> {
+    provider: [u8; 16],
+    /// Record kind's family, group, opcode, id, version, pointer size.
+    numbers: [u8; 8],
+    schema: &'a [u8],
+    traits: &'a [u8],
+}
+
+impl<'a> Key<'a> {
+    pub(crate) fn of(record: &Record<'_>, schema: Option<&'a [u8]>, traits: Option<&'a [u8]>) -> Key<'a> {
+        let (family, a, b) = match record.identity {
+            Identity::Event => (0, record.id, u16::from(record.opcode)),
+            Identity::Classic => (1, 0, u16::from(record.opcode)),
+            Identity::Kernel { group } => (2, u16::from(group), u16::from(record.opcode)),
+            Identity::Message { number, .. } => (3, number, 0),
+            Identity::Other => (4, record.kind as u16, 0),
+        };
+        let ([a0, a1], [b0, b1]) = (a.to_le_bytes(), b.to_le_bytes());
+        let [v0, v1] = record.version.to_le_bytes();
+        // A schema in the event says all: ids and versions of TraceLogging are arbitrary.
+        let numbers = match schema {
+            Some(_) => [5, 0, 0, 0, 0, 0, 0, 0],
+            None => [family, a0, a1, b0, b1, v0, v1, record.pointer_size],
+        };
+        Key {
+            provider: record.provider,
+            numbers,
+            schema: schema.unwrap_or_default(),
+            traits: traits.unwrap_or_default(),
+        }
+    }
+
+    fn hash(&self) -> u64 {
+        let mut h = 0;
+        for part in [&self.provider[..], &self.numbers, self.schema, self.traits] {
+            h = mix(h, part);
+        }
+        h
+    }
+
+    fn len(&self) -> usize {
+        self.schema.len() + self.traits.len()
+    }
+
+    fn owned(&self) -> Box<[u8]> {
+        [&self.provider[..], &self.numbers, self.schema, self.traits].concat().into()
+    }
+
+    fn is(&self, owned: &[u8]) -> bool {
+        owned.len() == 24 + self.len()
+            && owned.get(..16) == Some(&self.provider)
+            && owned.get(16..24) == Some(&self.numbers)
+            && owned.get(24..24 + self.schema.len()) == Some(self.schema)
+            && owned.ends_with(self.traits)
+    }
+}
+
+/// Eight bytes at a time; what collides is told apart by comparison.
+fn mix(mut h: u64, b: &[u8]) -> u64 {
+    const K: u64 = 0x9E37_79B9_7F4A_7C15;
+    let (words, tail) = b.as_chunks::<8>();
+    let mut add = |n: u64| h = (h ^ n).wrapping_mul(K).rotate_left(29);
+    for word in words {
+        add(u64::from_le_bytes(*word));
+    }
+    let last = tail.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
+    add(last ^ (b.len() as u64) << 56);
+    h
+}
+
+/// Takes numbers as hashes already.
+#[derive(Debug, Default)]
+pub(crate) struct Same(u64);
+
+impl Hasher for Same {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = mix(self.0, bytes);
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n;
+    }
+}
+
+/// Hashes fast; not for what must withstand chosen keys.
+pub(crate) type Hashing = BuildHasherDefault<Same>;
+
+/// One kind of event.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// For events that the plan decodes.
+    pub(crate) schema: Arc<Schema>,
+    /// The same names, for payloads that stay raw.
+    pub(crate) raw_schema: Arc<Schema>,
+    pub(crate) ops: Vec<Op>,
+    pub(crate) decoder: Decoder,
+    pub(crate) decoded: u64,
+    pub(crate) raw: u64,
+    key: Box<[u8]>,
+    /// Next entry of the same hash, plus one.
+    next: u32,
+}
+
+impl Entry {
+    pub(crate) fn new(parts: SchemaParts, ops: Vec<Op>) -> Entry {
+        let decoder = parts.decoder;
+        let raw_schema = if decoder == Decoder::None {
+            None
+        } else {
+            Some(Schema::new(SchemaParts { decoder: Decoder::None, fields: Vec::new(), ..parts.clone() }))
+        };
+        let schema = Schema::new(parts);
+        Entry {
+            raw_schema: raw_schema.unwrap_or_else(|| Arc::clone(&schema)),
+            schema,
+            ops,
+            decoder,
+            decoded: 0,
+            raw: 0,
+            key: Box::default(),
+            next: 0,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    map: HashMap<u64, u32, Hashing>,
+    entries: Vec<Entry>,
+    bytes: usize,
+    /// Counts of entries that are gone.
+    pub(crate) past: super::coverage::Totals,
+}
+
+impl Cache {
+    pub(crate) fn find(&self, key: &Key<'_>) -> Option<usize> {
+        let mut at = *self.map.get(&key.hash())?;
+        loop {
+            let entry = self.entries.get(at as usize)?;
+            if key.is(&entry.key) {
+                return Some(at as usize);
+            }
+            at = entry.next.checked_sub(1)?;
+        }
+    }
+
+    pub(crate) fn insert(&mut self, key: &Key<'_>, mut entry: Entry) -> usize {
+        let cost = 24 + key.len() * 2 + entry.ops.len() * size_of::<Op>();
+        if self.entries.len() >= MAX_ENTRIES || self.bytes + cost > MAX_BYTES {
+            self.clear();
+        }
+        self.bytes += cost;
+        let at = self.entries.len();
+        entry.key = key.owned();
+        let first = u32::try_from(at).unwrap_or(u32::MAX);
+        if let Some(old) = self.map.insert(key.hash(), first) {
+            entry.next = old + 1;
+        }
+        self.entries.push(entry);
+        at
+    }
+
+    pub(crate) fn get_mut(&mut self, at: usize) -> Option<&mut Entry> {
+        self.entries.get_mut(at)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// Forgets all kinds of events: their schemas are looked up again. Counts stay.
+    pub(crate) fn clear(&mut self) {
+        for entry in &self.entries {
+            self.past.add(entry);
+        }
+        self.entries.clear();
+        self.map.clear();
+        self.bytes = 0;
+    }
+}

@@ -1,0 +1,189 @@
+//! From records to typed events. Files and live sessions share this.
+
+mod cache;
+mod coverage;
+mod ext;
+mod kernel;
+mod plan;
+mod run;
+mod tracelogging;
+
+use crate::record::{Identity, Record};
+pub(crate) use cache::Hashing;
+use cache::{Cache, Entry, Key};
+pub use coverage::Coverage;
+pub(crate) use kernel::kernel_class;
+use std::collections::HashMap;
+use tidegate_proto::batch::{Batch, Head};
+use tidegate_proto::own::{self, Gap};
+use tidegate_proto::schema::{Decoder, SchemaParts};
+use tracelogging::Traits;
+
+/// Class of the records by which the kernel tells a real-time session what it lost.
+/// Source: KernelTraceEventParser.cs (microsoft/perfview, MIT).
+const LOST_EVENT: [u8; 16] =
+    [0xe0, 0x4a, 0x39, 0x6a, 0xc6, 0x4b, 0xe9, 0x4d, 0x87, 0x0b, 0x36, 0x57, 0xf8, 0x94, 0x7e, 0x7e];
+/// Providers whose names are remembered.
+const MAX_NAMES: usize = 65_536;
+
+/// Turns records into events, with what it has learnt of their schemas.
+///
+/// It is stateful: schemas carried in the trace are learnt as they pass (or before, with
+/// [`PayloadDecoder::learn`]), and what is constant for a kind of event is compiled once. Its
+/// memory is bounded, whatever the input says.
+#[derive(Debug, Default)]
+pub struct PayloadDecoder {
+    cache: Cache,
+    names: HashMap<[u8; 16], Traits>,
+    /// Where gap events say they come from.
+    origin: String,
+}
+
+impl PayloadDecoder {
+    /// A decoder that knows nothing but what is the same on every machine. `origin` names the
+    /// file or session in gap events.
+    #[must_use]
+    pub fn new(origin: &str) -> PayloadDecoder {
+        PayloadDecoder { origin: origin.to_owned(), ..PayloadDecoder::default() }
+    }
+
+    /// The name that gap events carry.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Takes over the schema that a record carries, if it carries one; true if it did. For
+    /// events that come before their schema. [`PayloadDecoder::decode`] does it by itself.
+    pub fn learn(&mut self, record: &Record<'_>) -> bool {
+        let found = match record.identity {
+            Identity::Event if !record.ext.is_empty() => ext::look(record.ext),
+            _ => return false,
+        };
+        found.schema.is_none() && found.traits.is_some_and(|t| self.learn_traits(record, t))
+    }
+
+    /// Remembers the name of a provider.
+    fn learn_traits(&mut self, record: &Record<'_>, traits: &[u8]) -> bool {
+        let known = self.names.contains_key(&record.provider);
+        if known || self.names.len() >= MAX_NAMES {
+            return known;
+        }
+        let Some(traits) = tracelogging::traits(traits) else { return false };
+        self.names.insert(record.provider, traits);
+        true
+    }
+
+    /// Appends one event to `batch`: the record, decoded as far as a schema is known, with its
+    /// payload raw otherwise. A record that reports lost events becomes a gap event.
+    /// `time_ns` is the record's time, nanoseconds since 1970, UTC.
+    ///
+    /// Returns what decoded it. Allocates nothing once the kind of event has been seen, unless
+    /// a batch or the cache grows.
+    pub fn decode(&mut self, record: &Record<'_>, time_ns: i64, batch: &mut Batch) -> Decoder {
+        if record.provider == LOST_EVENT && record.identity == Identity::Classic {
+            return self.lost(record, time_ns, batch);
+        }
+        let found = ext::look(record.ext);
+        let key = Key::of(record, found.schema, found.traits);
+        let index = match self.cache.find(&key) {
+            Some(index) => index,
+            None => {
+                let entry = self.make(record, &found);
+                self.cache.insert(&key, entry)
+            }
+        };
+        let Some(entry) = self.cache.get_mut(index) else { return Decoder::None };
+        let head = head(record, time_ns, found.related);
+        if entry.decoder != Decoder::None {
+            let mut event = batch.begin(&entry.schema, head);
+            if let Some(rest) = run::run(&entry.ops, record.data, record.pointer_size, &mut event) {
+                if !rest.is_empty() {
+                    event.raw(rest);
+                }
+                ext::write(record, found.others, &mut event);
+                event.finish();
+                entry.decoded += 1;
+                return entry.decoder;
+            }
+        }
+        let mut event = batch.begin(&entry.raw_schema, head);
+        event.raw(record.data);
+        ext::write(record, found.others, &mut event);
+        event.finish();
+        entry.raw += 1;
+        Decoder::None
+    }
+
+    fn lost(&self, record: &Record<'_>, time_ns: i64, batch: &mut Batch) -> Decoder {
+        let (reason, what) = match record.opcode {
+            33 => ("lost_buffer", "the session lost a buffer"),
+            34 => ("lost_file", "the session lost the rest of a file"),
+            _ => ("lost_events", "the session lost events"),
+        };
+        own::push_gap(
+            batch,
+            &Gap {
+                origin: self.origin.clone(),
+                reason: reason.to_owned(),
+                detail: what.to_owned(),
+                time_ns,
+                ..Gap::default()
+            },
+        );
+        Decoder::Own
+    }
+
+    fn make(&mut self, record: &Record<'_>, found: &ext::Found<'_>) -> Entry {
+        // The traits of the event itself go first: a name is no identity.
+        let own = found.traits.and_then(tracelogging::traits);
+        let traits = own.as_ref().or_else(|| self.names.get(&record.provider));
+        let mut parts = SchemaParts {
+            provider_name: traits.map(|t| t.name.clone()).unwrap_or_default(),
+            provider_guid: match record.identity {
+                Identity::Kernel { group } => kernel_class(group, record.opcode),
+                _ => record.provider,
+            },
+            group_guid: traits.and_then(|t| t.group),
+            ..SchemaParts::default()
+        };
+        let mut ops = Vec::new();
+        if let Some(meta) = found.schema.and_then(tracelogging::metadata) {
+            parts.event_name = meta.name;
+            parts.event_tags = meta.tags;
+            parts.fields = meta.fields;
+            parts.decoder = Decoder::TraceLogging;
+            ops = meta.ops;
+        }
+        Entry::new(parts, ops)
+    }
+
+    /// How much could be decoded so far, by provider, in the order of their GUIDs.
+    #[must_use]
+    pub fn coverage(&self) -> Vec<Coverage> {
+        coverage::collect(&self.cache)
+    }
+}
+
+fn head(record: &Record<'_>, time_ns: i64, related: [u8; 16]) -> Head {
+    let id = match record.identity {
+        Identity::Message { number, .. } => number,
+        _ => record.id,
+    };
+    Head {
+        time_ns,
+        keyword: record.keyword,
+        pid: record.pid,
+        tid: record.tid,
+        cpu: record.cpu,
+        id,
+        task: record.task,
+        version: u8::try_from(record.version).unwrap_or(u8::MAX),
+        channel: record.channel,
+        level: record.level,
+        opcode: record.opcode,
+        activity: record.activity,
+        related,
+        ..Head::default()
+    }
+}

@@ -264,6 +264,20 @@ impl Batch {
         self.rows.get(index).map(|row| EventRef { batch: self, row })
     }
 
+    /// Appends an event of another batch.
+    pub fn push_copy(&mut self, event: EventRef<'_>) {
+        let mut copy = self.begin(event.schema(), *event.head());
+        copy.copy(event.fields());
+        for item in event.ext().fields() {
+            let key = ExtKey::from_u32(item.name_index).unwrap_or(ExtKey::Other);
+            copy.ext_formatted(key, item.format, item.value);
+        }
+        if !event.raw().is_empty() {
+            copy.raw(event.raw());
+        }
+        copy.finish();
+    }
+
     /// Starts an event. It is kept by [`EventBuilder::finish`] and gone otherwise.
     pub fn begin(&mut self, schema: &Arc<Schema>, head: Head) -> EventBuilder<'_> {
         if self.memo.is_empty() {

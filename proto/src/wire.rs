@@ -8,6 +8,7 @@ mod encode;
 
 pub use decode::{BlockReader, SchemaInterner, WireError};
 pub use encode::BlockBuilder;
+pub(crate) use encode::varint;
 
 /// The block format written and the highest one read.
 pub const FORMAT: u32 = 1;

@@ -157,7 +157,7 @@ impl BlockBuilder {
 }
 
 #[inline]
-pub(super) fn varint(out: &mut Vec<u8>, mut n: u64) {
+pub(crate) fn varint(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
         n >>= 7;

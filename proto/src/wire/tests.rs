@@ -137,6 +137,14 @@ fn prost_reads_and_writes_the_same_bytes() {
 }
 
 #[test]
+fn a_copied_event_is_the_same_event() {
+    let batch = sample();
+    let mut copy = Batch::new();
+    batch.iter().for_each(|event| copy.push_copy(event));
+    assert_eq!(encode(&copy), encode(&batch));
+}
+
+#[test]
 fn what_is_written_is_read() {
     let bytes = encode(&sample());
     let mut batch = Batch::new();

@@ -7,7 +7,7 @@
 mod catalogue;
 mod edits;
 mod explain;
-mod glob;
+pub(crate) mod glob;
 pub mod level;
 mod names;
 mod rules;

@@ -67,8 +67,14 @@ impl BlockBuilder {
         self.out
     }
 
-    /// Appends one event with the telemetry level the gate gave it and its changes.
-    pub fn push<C: Changes + ?Sized>(&mut self, event: EventRef<'_>, level: TelemetryLevel, changes: &C) {
+    /// Appends one event with its changes and the telemetry level the gate gave it; `None` = no
+    /// gate has judged it.
+    pub fn push<C: Changes + ?Sized>(
+        &mut self,
+        event: EventRef<'_>,
+        level: impl Into<Option<TelemetryLevel>>,
+        changes: &C,
+    ) {
         let schema = event.schema();
         let index = if self.last.0 == schema.id() { self.last.1 } else { self.schema(schema) };
         self.last = (schema.id(), index);
@@ -119,7 +125,7 @@ impl BlockBuilder {
                     Some(Change::Replace(text, _)) => bytes(out, 16, text.as_bytes()),
                 }
             }
-            number(out, 17, u64::from(level as u8) + 1);
+            number(out, 17, level.into().map_or(0, |l| u64::from(l as u8) + 1));
             ext(out, event.ext(), changes);
             number(out, 19, head.priv_tags);
         });

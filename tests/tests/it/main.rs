@@ -1,0 +1,5 @@
+//! The whole system, from outside: the program is started as a user starts it.
+
+mod support;
+mod surface;
+mod tidy;

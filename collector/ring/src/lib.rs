@@ -8,20 +8,26 @@
 //! Always: trimmed <= every cursor <= durable < next.
 #![forbid(unsafe_code)]
 
+mod book;
+mod codec;
 mod contract;
+mod crypt;
+mod disk;
+mod enc;
 mod group;
-#[allow(dead_code)] // what the ring on disk needs of it
 mod ledger;
 mod levels;
 mod memory;
 mod options;
 mod purge;
-#[allow(dead_code)]
 mod runs;
+mod store;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
 
 pub use contract::*;
+pub use crypt::{KeyError, Keys};
 pub use ledger::chain_link;
 pub use memory::MemoryRing;
 pub use options::{Compression, FullPolicy, RingOptions};
+pub use store::SledRing;

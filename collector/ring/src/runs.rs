@@ -24,11 +24,6 @@ pub(crate) fn overlaps(runs: &[Run], run: Run) -> bool {
     runs.iter().any(|r| r.0 <= run.1 && run.0 <= r.1)
 }
 
-/// Whether one run holds all of `run`.
-pub(crate) fn covers(runs: &[Run], run: Run) -> bool {
-    runs.iter().any(|r| r.0 <= run.0 && run.1 <= r.1)
-}
-
 /// The part of two runs that they share.
 pub(crate) fn common(a: Run, b: Run) -> Option<Run> {
     let run = (a.0.max(b.0), a.1.min(b.1));

@@ -70,11 +70,6 @@ impl Holes {
         out.sort_by_key(|h| h.range.first());
         out
     }
-
-    /// Whether one entry takes in all of a run and has lost every place of it.
-    pub fn whole(&self, run: Run) -> bool {
-        self.0.iter().any(|g| g.run.0 <= run.0 && run.1 <= g.run.1 && g.events == g.run.1 - g.run.0 + 1)
-    }
 }
 
 fn joins(a: &Gone, b: &Gone, blocks: &BTreeMap<u64, Block>) -> bool {

@@ -70,6 +70,8 @@ pub(crate) enum Key {
     Sink(SinkId),
     /// What is missing.
     Holes,
+    /// What a segment file holds.
+    Segment(u64),
     /// An entry of a chain.
     Chain(Chain, u64),
     /// A small value.

@@ -1,0 +1,25 @@
+//! The book: what the ring is, in small values that survive a loss of power. A trait, so that
+//! the engine underneath can be changed; what the values mean is in [`record`].
+
+pub(crate) mod record;
+pub(crate) mod sled_book;
+
+use std::fmt;
+
+/// Key and value.
+pub(crate) type Row = (Vec<u8>, Vec<u8>);
+/// Key and new value; `None` removes.
+pub(crate) type Change = (Vec<u8>, Option<Vec<u8>>);
+
+/// A store for small values. Used from one thread only.
+pub(crate) trait Book: fmt::Debug + Send {
+    /// All that it holds.
+    fn load(&mut self) -> Result<Vec<Row>, String>;
+    /// Makes changes, all or none, durable on return.
+    fn apply(&mut self, changes: &[Change]) -> Result<(), String>;
+    /// Puts a new book with just these values in place of it, durable on return. What was there
+    /// is set aside when it is `damaged`, else removed.
+    fn renew(&mut self, values: &[Row], damaged: bool) -> Result<(), String>;
+    /// Bytes on disk, what was set aside included.
+    fn disk_bytes(&self) -> u64;
+}

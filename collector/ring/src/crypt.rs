@@ -1,0 +1,163 @@
+//! Blocks sealed at rest: ChaCha20-Poly1305 (RFC 8439) with keys from a file.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+use sha2::{Digest, Sha256};
+
+/// Keys to seal and open blocks with. The first one seals, all open: to rotate, put a new key
+/// first and take the old one away when nothing that it sealed is held any more.
+pub struct Keys {
+    keys: Vec<(u8, LessSafeKey)>,
+    prefix: [u8; 8],
+    used: AtomicU64,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keys(*** x {})", self.keys.len())
+    }
+}
+
+/// Why a text holds no keys. Says nothing of the text itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// A line that is no key.
+    #[error("line {0} of the key file is no key: 64 hexadecimal digits a line are expected")]
+    Line(usize),
+    /// No key at all.
+    #[error("the key file holds no key")]
+    Empty,
+    /// More keys than anyone rotates.
+    #[error("the key file holds more than {} keys", Keys::MAX)]
+    TooMany,
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers")]
+    Random,
+}
+
+impl Keys {
+    /// Most keys of a file.
+    pub const MAX: usize = 64;
+
+    /// Reads keys from a text: one of 64 hexadecimal digits a line, newest first; empty lines and
+    /// lines that begin with `#` are skipped.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn parse(text: &str) -> Result<Keys, KeyError> {
+        let mut keys = Vec::new();
+        for (n, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let key = unhex(line).ok_or(KeyError::Line(n + 1))?;
+            let id = Sha256::digest(key).first().copied().unwrap_or(1).max(1);
+            let unbound = UnboundKey::new(&CHACHA20_POLY1305, &key).map_err(|_| KeyError::Line(n + 1))?;
+            keys.push((id, LessSafeKey::new(unbound)));
+        }
+        if keys.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if keys.len() > Self::MAX {
+            return Err(KeyError::TooMany);
+        }
+        let mut prefix = [0; 8];
+        SystemRandom::new().fill(&mut prefix).map_err(|_| KeyError::Random)?;
+        Ok(Keys { keys, prefix, used: AtomicU64::new(0) })
+    }
+
+    /// A new key for a file, as text.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn generate() -> Result<String, KeyError> {
+        let mut key = [0u8; 32];
+        SystemRandom::new().fill(&mut key).map_err(|_| KeyError::Random)?;
+        Ok(key.iter().map(|b| format!("{b:02x}")).collect())
+    }
+
+    /// Nonce, ciphertext and tag; and which key sealed it.
+    pub(crate) fn seal(&self, bound_to: &[u8], plain: &[u8]) -> Result<(u8, Vec<u8>), String> {
+        let (id, key) = self.keys.first().ok_or("no key")?;
+        // random for each process, counted within it: no nonce comes twice under one key
+        let count = self.used.fetch_add(1, Ordering::Relaxed);
+        let count = u32::try_from(count).map_err(|_| "2^32 blocks sealed by one process: restart it")?;
+        let mut nonce = [0; NONCE_LEN];
+        for (to, from) in nonce.iter_mut().zip(self.prefix.iter().copied().chain(count.to_le_bytes())) {
+            *to = from;
+        }
+        let mut out = Vec::with_capacity(NONCE_LEN + plain.len() + CHACHA20_POLY1305.tag_len());
+        out.extend_from_slice(&nonce);
+        out.extend_from_slice(plain);
+        let body = out.get_mut(NONCE_LEN..).unwrap_or_default();
+        let tag = key
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound_to), body)
+            .map_err(|_| "sealing failed")?;
+        out.extend_from_slice(tag.as_ref());
+        Ok((*id, out))
+    }
+
+    /// Whether a key with this number is there.
+    pub(crate) fn knows(&self, id: u8) -> bool {
+        self.keys.iter().any(|(i, _)| *i == id)
+    }
+
+    pub(crate) fn open(&self, id: u8, bound_to: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, body) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        self.keys.iter().filter(|(i, _)| *i == id).find_map(|(_, key)| {
+            let mut body = body.to_vec();
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            let len = key.open_in_place(nonce, Aad::from(bound_to), &mut body).ok()?.len();
+            body.truncate(len);
+            Some(body)
+        })
+    }
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    let mut out = [0; 32];
+    for (n, b) in out.iter_mut().enumerate() {
+        *b = u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok()?;
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotated_key_opens_what_the_old_one_sealed() {
+        let (old, new) = (Keys::generate().expect("key"), Keys::generate().expect("key"));
+        let first = Keys::parse(&old).expect("keys");
+        let (id, sealed) = first.seal(b"bound", b"plain").expect("sealed");
+        let both = Keys::parse(&format!("# rotated\n{new}\n\n{old}\n")).expect("keys");
+        assert_eq!(both.open(id, b"bound", &sealed).as_deref(), Some(&b"plain"[..]));
+        assert_eq!(both.open(id, b"other", &sealed), None, "bound to its block");
+        let only_new = Keys::parse(&new).expect("keys");
+        assert_eq!(only_new.open(id, b"bound", &sealed), None);
+        let mut bad = sealed.clone();
+        bad[20] ^= 1;
+        assert_eq!(both.open(id, b"bound", &bad), None);
+        assert_eq!(both.open(id, b"bound", b"short"), None);
+    }
+
+    #[test]
+    fn no_key_shows_in_debug_or_errors() {
+        let key = Keys::generate().expect("key");
+        let keys = Keys::parse(&key).expect("keys");
+        assert_eq!(format!("{keys:?}"), "Keys(*** x 1)");
+        let error = Keys::parse(&key[..60]).expect_err("too short");
+        assert_eq!(error, KeyError::Line(1));
+        assert!(!error.to_string().contains(&key[..8]));
+        assert_eq!(Keys::parse("# none\n").expect_err("none"), KeyError::Empty);
+    }
+}

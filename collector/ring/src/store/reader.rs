@@ -1,0 +1,153 @@
+//! Reading blocks back.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate_proto::ids::Seq;
+use tidegate_proto::level::LossReason;
+
+use super::{Shared, segment_name};
+use crate::codec::Bad;
+use crate::ledger::{Block, Lost};
+use crate::{Read, ReadLimit, RingError, codec, group};
+
+/// Why a block cannot be had.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    /// Its bytes are not what was written.
+    Damaged(String, Vec<u8>),
+    /// The system refuses.
+    Io(io::Error),
+}
+
+/// How often a read begins again because blocks moved under it.
+const ATTEMPTS: usize = 16;
+
+impl Shared {
+    /// The stored bytes of a block, unchecked.
+    pub fn load_stored(&self, block: &Block) -> Result<Vec<u8>, Unreadable> {
+        let place = &block.place;
+        let read = || {
+            let file = self.disk.open(&segment_name(place.segment))?;
+            // not more than the file has: a length is only as good as the book it came from
+            let most = file.len()?.saturating_sub(place.offset).min(u64::from(place.len));
+            let mut stored = vec![0; usize::try_from(most).unwrap_or(0)];
+            let len = file.read_at(place.offset, &mut stored)?;
+            stored.truncate(len);
+            Ok(stored)
+        };
+        match read() {
+            Ok(stored) => Ok(stored),
+            Err(e) if lost_for_good(&e) => Err(Unreadable::Damaged(e.to_string(), Vec::new())),
+            Err(e) => Err(Unreadable::Io(e)),
+        }
+    }
+
+    /// A block, unpacked.
+    pub fn load(&self, block: &Block) -> Result<Bytes, Unreadable> {
+        let stored = self.load_stored(block)?;
+        let copy = if codec::intact(&block.place, &stored) { Vec::new() } else { stored.clone() };
+        codec::decode(self.keys.as_ref(), self.epoch, block, stored).map_err(|bad| match bad {
+            Bad::Damaged(why) => Unreadable::Damaged(why.to_owned(), copy),
+            Bad::NoKey => Unreadable::Io(io::Error::other("the key that sealed it is not configured")),
+        })
+    }
+
+    /// See [`Ring::read`](crate::Ring::read).
+    pub fn read(&self, after: Seq, limit: ReadLimit) -> Result<Read, RingError> {
+        'again: for _ in 0..ATTEMPTS {
+            let state = self.lock();
+            if state.closed {
+                return Err(RingError::Closed);
+            }
+            let (blocks, holes, end) = state.ledger.read(after, limit);
+            drop(state);
+            let mut out = Read { blocks: Vec::with_capacity(blocks.len()), holes, end };
+            for block in blocks {
+                match self.load(&block) {
+                    Ok(data) => out.blocks.extend(group::stored(&block, data)),
+                    Err(why) => {
+                        self.damaged(&block, why)?;
+                        continue 'again;
+                    }
+                }
+            }
+            return Ok(out);
+        }
+        Err(RingError::Io {
+            what: format!("read behind {after}"),
+            source: io::Error::other("blocks moved or were damaged again and again"),
+        })
+    }
+
+    /// Whether a block is still where it was. Waits while its segment is replaced.
+    pub fn is_there(&self, block: &Block) -> bool {
+        loop {
+            let state = self.lock();
+            if state.rewriting != Some(block.place.segment) {
+                return state.ledger.blocks.get(&block.first).is_some_and(|b| b.place == block.place);
+            }
+            drop(state);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A block cannot be read. When it has not moved, it counts as lost and what is left of it is
+    /// set aside.
+    pub fn damaged(&self, block: &Block, why: Unreadable) -> Result<(), RingError> {
+        if !self.is_there(block) {
+            return Ok(());
+        }
+        let (why, stored) = match why {
+            Unreadable::Damaged(why, stored) => (why, stored),
+            Unreadable::Io(source) => {
+                let what = format!("read segment {:016x}", block.place.segment);
+                return Err(RingError::Io { what, source });
+            }
+        };
+        let mut lost = false;
+        self.change(|state| {
+            let same = state.ledger.blocks.get(&block.first).is_some_and(|b| b.place == block.place);
+            if same {
+                state.ledger.lose(block.first, &Lost::All, LossReason::Corrupt)?;
+                lost = true;
+            }
+            Ok(())
+        })?;
+        if !lost {
+            return Ok(());
+        }
+        // a sum that a level map of damaged bytes could not close is closed now
+        self.change(|state| state.ledger.reconcile(LossReason::Corrupt))?;
+        let place = block.place;
+        let name = format!("{:016x}-{:08x}.bad", place.segment, place.offset);
+        self.set_aside(&name, &stored);
+        self.lock().report(format!(
+            "events {}-{} are damaged ({why}) and count as lost; their bytes are kept in {name}",
+            block.first, block.last
+        ));
+        self.keeper.nudge();
+        Ok(())
+    }
+
+    /// Keeps bytes for inspection, as far as there is room for it.
+    fn set_aside(&self, name: &str, bytes: &[u8]) {
+        let len = bytes.len() as u64;
+        if len == 0 || self.lock().aside_bytes + len > self.options.bound() / 16 {
+            return;
+        }
+        let kept = self.disk.create(name).and_then(|f| f.write_at(0, bytes));
+        match kept {
+            Ok(()) => self.lock().aside_bytes += len,
+            Err(e) => tracing::warn!("cannot set {name} aside: {e}"),
+        }
+    }
+}
+
+/// Whether trying again is of no use: the file is gone or cut, or the medium cannot read it.
+fn lost_for_good(e: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+        || cfg!(unix) && e.raw_os_error() == Some(EIO)
+}

@@ -1,0 +1,234 @@
+//! Purging: segments are written again without what has to go.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tidegate_proto::level::LossReason;
+use tidegate_proto::wire::SchemaInterner;
+
+use super::frame::{HEADER_LEN, Header};
+use super::scan::{Found, scan};
+use super::writer::{Active, append_frame};
+use super::{Shared, segment_name};
+use crate::ledger::{Block, Gone, Key, Lost, Place, add};
+use crate::purge::{Sifted, sift};
+use crate::{PurgeRule, Purged, RingError, codec};
+
+/// A block of a segment that is being rewritten, and its new bytes.
+struct Fresh {
+    old: Block,
+    new: Block,
+    bytes: Bytes,
+    sifted: Option<Sifted>,
+}
+
+impl Shared {
+    /// Purges all closed segments.
+    pub fn purge(&self, rule: &dyn PurgeRule) -> Result<Purged, RingError> {
+        let mut purged = Purged::default();
+        let mut known = SchemaInterner::new();
+        let numbers: Vec<u64> =
+            self.lock().segments.iter().filter(|(_, s)| s.sealed).map(|(n, _)| *n).collect();
+        let mut done = Ok(());
+        for number in numbers {
+            done = self.purge_segment(number, rule, &mut known, &mut purged);
+            if done.is_err() {
+                break;
+            }
+        }
+        // nobody can say what is in damaged bytes
+        done = done.and_then(|()| self.remove_set_aside());
+        if purged.blocks > 0 {
+            let mut state = self.lock();
+            state.ledger.purges += 1;
+            state.ledger.dirty.insert(Key::Meta);
+            let purges = state.ledger.purges;
+            drop(state);
+            self.watch.send_modify(|s| s.purges = purges);
+        }
+        let stored = self.commit_book();
+        self.room.notify_waiters();
+        done.and(stored).map(|()| purged)
+    }
+
+    fn remove_set_aside(&self) -> Result<(), RingError> {
+        let _files = self.lock_files();
+        let failed = |source| RingError::Io { what: "remove damaged files".to_owned(), source };
+        for (name, _) in self.disk.list().map_err(failed)? {
+            if name.ends_with(".bad") {
+                self.disk.remove(&name).map_err(failed)?;
+            }
+        }
+        self.lock().aside_bytes = 0;
+        Ok(())
+    }
+
+    fn purge_segment(
+        &self,
+        number: u64,
+        rule: &dyn PurgeRule,
+        known: &mut SchemaInterner,
+        purged: &mut Purged,
+    ) -> Result<(), RingError> {
+        let _files = self.lock_files();
+        let state = self.lock();
+        let Some(segment) = state.segments.get(&number).cloned() else { return Ok(()) };
+        if state.dead.contains(&number) {
+            return Ok(());
+        }
+        let blocks = state.blocks_of(number);
+        drop(state);
+        let name = segment_name(number);
+        let failed = |source| RingError::Io { what: format!("rewrite {name}"), source };
+        let header =
+            Header { epoch: self.epoch, number, salt: segment.salt, created_ns: 0, kept: segment.kept };
+        let file = self.disk.open(&name).map_err(failed)?;
+        let old = scan(&*file, header).map_err(failed)?;
+        let mut fresh = BTreeMap::new();
+        let mut matched = false;
+        for block in blocks {
+            let new = self.sifted(block, rule, known)?;
+            if let Some(f) = new {
+                matched |= f.sifted.is_some();
+                fresh.insert(f.old.first, f);
+            }
+        }
+        let stored: usize = old.frames.iter().map(|f| f.head.blocks().len()).sum();
+        if !matched && stored == fresh.len() && old.damaged.is_empty() {
+            return Ok(());
+        }
+        let new = self.write_again(header, old.frames, &mut fresh).map_err(failed)?;
+        self.lock().rewriting = Some(number);
+        let replaced = self.disk.rename(&temporary(number), &name).and_then(|()| self.disk.sync_dir());
+        if replaced.is_ok() {
+            self.take_over(&new, fresh, purged);
+        }
+        self.lock().rewriting = None;
+        replaced.map_err(failed)
+    }
+
+    /// Reads a block and applies the rule. `None`: it is damaged or gone.
+    fn sifted(
+        &self,
+        block: Block,
+        rule: &dyn PurgeRule,
+        known: &mut SchemaInterner,
+    ) -> Result<Option<Fresh>, RingError> {
+        if !rule.may_match(&block.per_level(), block.time_ns) {
+            return match self.load_stored(&block) {
+                Ok(stored) if codec::intact(&block.place, &stored) => {
+                    let bytes = Bytes::from(stored);
+                    Ok(Some(Fresh { new: block.clone(), old: block, bytes, sifted: None }))
+                }
+                Ok(stored) => {
+                    let why = super::reader::Unreadable::Damaged("checksum".to_owned(), stored);
+                    self.damaged(&block, why).map(|()| None)
+                }
+                Err(why) => self.damaged(&block, why).map(|()| None),
+            };
+        }
+        let data = match self.load(&block) {
+            Ok(data) => data,
+            Err(why) => return self.damaged(&block, why).map(|()| None),
+        };
+        let Some(sifted) = sift(&block, &data, rule, known) else {
+            let stored = match self.load_stored(&block) {
+                Ok(stored) => Bytes::from(stored),
+                Err(why) => return self.damaged(&block, why).map(|()| None),
+            };
+            return Ok(Some(Fresh { new: block.clone(), old: block, bytes: stored, sifted: None }));
+        };
+        let mut new = sifted.rest(&block);
+        let mut bytes = Bytes::new();
+        if !sifted.keep.is_empty() {
+            let raw = Bytes::from(sifted.data.clone());
+            let keys = self.keys.as_ref();
+            let made =
+                codec::encode(self.options.compression, keys, self.epoch, new.class, &new.levels, &raw);
+            let place: Place;
+            (bytes, place) = made.map_err(RingError::Book)?;
+            new.place = place;
+        }
+        Ok(Some(Fresh { old: block, new, bytes, sifted: Some(sifted) }))
+    }
+
+    /// Writes a segment's frames with what is left of their blocks to a file beside it.
+    fn write_again(
+        &self,
+        header: Header,
+        frames: Vec<Found>,
+        fresh: &mut BTreeMap<u64, Fresh>,
+    ) -> std::io::Result<Active> {
+        let header =
+            Header { salt: crate::group::random_epoch(), created_ns: (self.options.now)(), ..header };
+        let file = self.disk.create(&temporary(header.number))?;
+        file.write_at(0, &header.encode())?;
+        let len = HEADER_LEN as u64;
+        let mut active = Active { number: header.number, file, salt: header.salt, len, new: true };
+        for found in frames {
+            let mut head = found.head;
+            let mut bodies = Vec::new();
+            if let Some((blocks, gone)) = head.blocks_mut() {
+                let old = std::mem::take(blocks);
+                for block in old {
+                    let Some(f) = fresh.get(&block.first) else { continue };
+                    if let Some(sifted) = &f.sifted
+                        && let (Some(a), Some(b)) = (sifted.lost.first(), sifted.lost.last())
+                    {
+                        let events = sifted.lost.len() as u64;
+                        gone.push(Gone { run: (a.0, b.0), events, reason: LossReason::Purged });
+                    }
+                    if f.new.events() > 0 {
+                        blocks.push(f.new.clone());
+                        bodies.push(f.bytes.clone());
+                    }
+                }
+            }
+            append_frame(&mut active, &mut head, &bodies)?;
+            for block in head.blocks() {
+                if let Some(f) = fresh.get_mut(&block.first) {
+                    f.new.place = block.place;
+                }
+            }
+        }
+        active.file.sync()?;
+        Ok(active)
+    }
+
+    /// The new file is in place: so it is in the state.
+    fn take_over(&self, new: &Active, fresh: BTreeMap<u64, Fresh>, purged: &mut Purged) {
+        let mut state = self.lock();
+        let number = new.number;
+        for (first, f) in fresh {
+            let same = state.ledger.blocks.get(&first).is_some_and(|b| b.place == f.old.place);
+            if !same {
+                continue;
+            }
+            match f.sifted {
+                None => {
+                    if let Some(block) = state.ledger.blocks.get_mut(&first) {
+                        block.place = f.new.place;
+                    }
+                }
+                Some(sifted) => {
+                    let lost = Lost::Some(&sifted.lost, f.new);
+                    // which events go is told, so no level is asked for and nothing is refused
+                    if let Ok(gone) = state.ledger.lose(first, &lost, LossReason::Purged) {
+                        add(&mut purged.events, &gone);
+                        purged.blocks += 1;
+                    }
+                }
+            }
+        }
+        if let Some(segment) = state.segments.get_mut(&number) {
+            segment.salt = new.salt;
+            segment.len = new.len;
+        }
+        state.ledger.dirty.insert(Key::Segment(number));
+        state.absorb();
+    }
+}
+
+fn temporary(number: u64) -> String {
+    format!("{number:016x}.tmp")
+}

@@ -1,0 +1,355 @@
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Sender, bounded, unbounded};
+use tidegate_proto::ids::{Seq, SeqRange, SinkId};
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::keeper::{self, Keeper};
+use super::recover::{self, Recovered};
+use super::writer::{Queued, Writer};
+use super::{Shared, State, ToWriter, segment_name};
+use crate::book::Book;
+use crate::book::sled_book::SledBook;
+use crate::crypt::Keys;
+use crate::disk::{Disk, RealDisk};
+use crate::group::{self, Checked};
+use crate::ledger::{Key, Stop};
+use crate::{
+    Account, AppendError, BoxFuture, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, PurgeRule, Purged,
+    Read, ReadLimit, Ring, RingError, RingOptions, Settlement, StartAt, Status, Ticket, codec,
+};
+
+/// Bytes of a frame beside its blocks and positions, at most, and of each block's row in it.
+const FRAME_ROOM: u64 = 512;
+const BLOCK_ROOM: u64 = 128;
+/// Blocks count as at least so large, so that there are not too many of them to know of.
+const LEAST_BLOCK: u64 = 4 << 10;
+
+/// The ring on disk: block bytes in segment files, the book in sled.
+///
+/// In its folder: `segments/` (`*.seg`; `*.bad` are damaged files that were set aside), `book/`,
+/// `lock`.
+#[derive(Debug)]
+pub struct SledRing {
+    shared: Arc<Shared>,
+    to_writer: Sender<ToWriter>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    // held as long as the ring is open
+    _lock: Option<File>,
+}
+
+impl SledRing {
+    /// Opens a ring, or makes one in an empty folder. What a crash or damage left is put right and
+    /// reported in [`Status::quarantined`].
+    ///
+    /// # Errors
+    /// When another process has it open, the folder cannot be read or written, or a newer version
+    /// wrote it.
+    pub fn open(path: &Path, options: RingOptions) -> Result<SledRing, RingError> {
+        SledRing::open_sealed(path, options, None)
+    }
+
+    /// As [`open`](SledRing::open), with keys: new blocks are sealed, stored ones opened.
+    ///
+    /// # Errors
+    /// As [`open`](SledRing::open).
+    pub fn open_sealed(path: &Path, options: RingOptions, keys: Option<Keys>) -> Result<SledRing, RingError> {
+        let failed = |what: &str| {
+            let what = format!("{what} {}", path.display());
+            move |source: io::Error| RingError::Io { what, source }
+        };
+        fs::create_dir_all(path).map_err(failed("make"))?;
+        let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock"));
+        let lock = lock.map_err(failed("open the lock of"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let source = io::Error::new(io::ErrorKind::ResourceBusy, "another process has it open");
+                return Err(failed("lock")(source));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed("lock")(e)),
+        }
+        let disk = RealDisk::new(&path.join("segments")).map_err(failed("make"))?;
+        let book = SledBook::new(&path.join("book"));
+        crate::disk::sync_folder(path).map_err(failed("sync"))?;
+        let mut ring = SledRing::over(Box::new(disk), Box::new(book), options, keys)?;
+        ring._lock = Some(lock);
+        Ok(ring)
+    }
+
+    /// Opens a ring over a disk and a book.
+    pub(crate) fn over(
+        disk: Box<dyn Disk>,
+        mut book: Box<dyn Book>,
+        options: RingOptions,
+        keys: Option<Keys>,
+    ) -> Result<SledRing, RingError> {
+        let rows = book.load();
+        let damaged = rows.is_err();
+        let Recovered { state, epoch, renew, remove } = recover::recover(&*disk, &options, rows)?;
+        let shown = crate::State {
+            durable: Seq(state.ledger.durable),
+            health: Health::Good,
+            purges: state.ledger.purges,
+        };
+        let shared = Arc::new(Shared {
+            options,
+            keys,
+            epoch,
+            disk,
+            files: Mutex::new(()),
+            state: Mutex::new(state),
+            keeper: Keeper::default(),
+            room: Notify::new(),
+            watch: watch::Sender::new(shown),
+        });
+        let reason = recover::reason(&shared.lock());
+        for (sink, missing) in shared.change(|s| s.ledger.reconcile(reason))? {
+            let n: u64 = missing.iter().sum();
+            if n > 0 {
+                shared.lock().report(format!("{n} events for sink {sink} are gone and count as lost"));
+            }
+        }
+        if renew {
+            let all = keeper::snapshot(&shared, &shared.lock());
+            match book.renew(&all, damaged) {
+                Ok(()) => shared.lock().ledger.dirty.clear(),
+                // it is tried again with each change
+                Err(e) => shared.lock().report(format!("the book cannot be made anew yet: {e}")),
+            }
+        }
+        shared.lock().book_bytes = book.disk_bytes();
+        let (to_writer, inbox) = unbounded();
+        let writer = Writer::new(Arc::clone(&shared));
+        let spawn = |name: &str, f: Box<dyn FnOnce() + Send>| {
+            let made = thread::Builder::new().name(name.to_owned()).spawn(f);
+            made.map_err(|source| RingError::Io { what: "start a thread".to_owned(), source })
+        };
+        let keeping = Arc::clone(&shared);
+        let threads = vec![
+            spawn("ring-book", Box::new(move || keeper::run(&keeping, book)))?,
+            spawn("ring-writer", Box::new(move || writer.run(&inbox)))?,
+        ];
+        let ring = SledRing { shared, to_writer, threads: Mutex::new(threads), _lock: None };
+        ring.tidy(&remove);
+        Ok(ring)
+    }
+
+    /// Stores what opening found out, and removes what is not needed.
+    fn tidy(&self, remove: &[u64]) {
+        let shared = &self.shared;
+        if let Err(e) = shared.commit_book() {
+            shared.lock().report(format!("the book cannot be written: {e}"));
+            return;
+        }
+        for number in remove {
+            match shared.disk.remove(&segment_name(*number)).and_then(|()| shared.disk.sync_dir()) {
+                Ok(()) => {
+                    shared.lock().ledger.dirty.insert(Key::Segment(*number));
+                }
+                Err(e) => tracing::warn!("cannot remove segment {number:016x}: {e}"),
+            }
+        }
+    }
+
+    fn change<T>(&self, op: impl FnMut(&mut State) -> Result<T, Stop>) -> Result<T, RingError> {
+        if self.shared.lock().closed {
+            return Err(RingError::Closed);
+        }
+        let done = self.shared.change(op)?;
+        self.shared.commit_book()?;
+        self.shared.room.notify_waiters();
+        Ok(done)
+    }
+
+    fn encode(&self, group: Checked) -> Result<(Queued, Ticket), AppendError> {
+        let (done, ticket) = oneshot::channel();
+        let mut need = FRAME_ROOM;
+        for (source, position) in &group.intake.positions {
+            need += (source.len() + position.len() + 8) as u64;
+        }
+        let mut blocks = Vec::with_capacity(group.blocks.len());
+        for mut block in group.blocks {
+            let shared = &self.shared;
+            let (compression, keys) = (shared.options.compression, shared.keys.as_ref());
+            let made =
+                codec::encode(compression, keys, shared.epoch, block.class, &block.levels, &block.data);
+            let (bytes, place) = made.map_err(AppendError::ReadOnly)?;
+            need += (u64::from(place.len) + BLOCK_ROOM).max(LEAST_BLOCK);
+            block.data = bytes;
+            blocks.push((block, place));
+        }
+        Ok((Queued { blocks, intake: group.intake, need, done }, Ticket(ticket)))
+    }
+
+    /// Hands a group to the writer. `false`: no room yet.
+    fn enqueue(&self, group: &mut Option<Queued>) -> Result<bool, AppendError> {
+        let options = &self.shared.options;
+        let mut state = self.shared.lock();
+        if state.closed {
+            return Err(AppendError::Closed);
+        }
+        if let Some(why) = &state.read_only {
+            return Err(AppendError::ReadOnly(why.clone()));
+        }
+        let Some(need) = group.as_ref().map(|g| g.need) else { return Err(AppendError::Closed) };
+        let budget = self.shared.budget(&state);
+        if need > budget {
+            return Err(AppendError::TooLarge { bytes: need, bound: budget });
+        }
+        if options.full != FullPolicy::DropOldest && state.live_bytes() + state.queued + need > budget {
+            return if options.full == FullPolicy::DropNewest { Err(AppendError::Full) } else { Ok(false) };
+        }
+        if state.queued > 0 && state.queued + need > options.queue_bytes {
+            return Ok(false);
+        }
+        let Some(group) = group.take() else { return Err(AppendError::Closed) };
+        state.queued += need;
+        // under the lock: the writer gets groups in the order in which they got their room
+        let sent = self.to_writer.send(ToWriter::Group(Box::new(group)));
+        if sent.is_err() {
+            state.queued -= need;
+            return Err(AppendError::Closed);
+        }
+        Ok(true)
+    }
+
+    fn join(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the ring panicked");
+            }
+        }
+    }
+}
+
+impl Ring for SledRing {
+    fn append(&self, group: Group) -> BoxFuture<'_, Result<Ticket, AppendError>> {
+        Box::pin(async move {
+            let group = group::check(group, self.shared.options.bound())?;
+            let (queued, ticket) = self.encode(group)?;
+            let mut queued = Some(queued);
+            loop {
+                let mut room = std::pin::pin!(self.shared.room.notified());
+                room.as_mut().enable();
+                if self.enqueue(&mut queued)? {
+                    return Ok(ticket);
+                }
+                room.await;
+            }
+        })
+    }
+
+    fn attach(&self, sink: &SinkId, start: StartAt) -> Result<Cursor, RingError> {
+        self.change(|s| s.ledger.attach(sink, start))
+    }
+
+    fn detach(&self, sink: &SinkId) -> Result<(), RingError> {
+        self.change(|s| {
+            s.ledger.detach(sink);
+            Ok(())
+        })
+    }
+
+    fn read(&self, after: Seq, limit: ReadLimit) -> Result<Read, RingError> {
+        self.shared.read(after, limit)
+    }
+
+    fn plan(&self, sink: &SinkId, range: SeqRange) -> Result<(), RingError> {
+        self.change(|s| s.ledger.plan(sink, range))
+    }
+
+    fn settle(&self, sink: &SinkId, range: SeqRange, outcome: &Settlement) -> Result<Cursor, RingError> {
+        self.change(|s| s.ledger.settle(sink, range, outcome))
+    }
+
+    fn split(&self, sink: &SinkId, range: SeqRange, at: Seq) -> Result<(), RingError> {
+        self.change(|s| s.ledger.split(sink, range, at))
+    }
+
+    fn source_position(&self, source: &str) -> Option<Vec<u8>> {
+        self.shared.lock().ledger.positions.get(source).cloned()
+    }
+
+    fn purge(&self, rule: &dyn PurgeRule) -> Result<Purged, RingError> {
+        if self.shared.lock().closed {
+            return Err(RingError::Closed);
+        }
+        let (done, sealed) = bounded(1);
+        self.to_writer.send(ToWriter::Seal(done)).map_err(|_| RingError::Closed)?;
+        sealed.recv().map_err(|_| RingError::Closed)?;
+        self.shared.purge(rule)
+    }
+
+    fn chain_append(&self, chain: Chain, data: &[u8]) -> Result<ChainEntry, RingError> {
+        self.change(|s| s.ledger.chain_append(chain, data))
+    }
+
+    fn chain_read(&self, chain: Chain, from: u64, most: usize) -> Result<Vec<ChainEntry>, RingError> {
+        let state = self.shared.lock();
+        if state.closed { Err(RingError::Closed) } else { Ok(state.ledger.chain(chain).read(from, most)) }
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, RingError> {
+        let state = self.shared.lock();
+        if state.closed { Err(RingError::Closed) } else { Ok(state.ledger.values.get(key).cloned()) }
+    }
+
+    fn put(&self, key: &str, value: Option<&[u8]>) -> Result<(), RingError> {
+        self.change(|s| s.ledger.put(key, value))
+    }
+
+    fn account(&self) -> Account {
+        self.shared.change(|s| s.ledger.account()).unwrap_or_default()
+    }
+
+    fn status(&self) -> Status {
+        let state = self.shared.lock();
+        Status {
+            epoch: self.shared.epoch,
+            trimmed: Seq(state.ledger.trimmed),
+            durable: Seq(state.ledger.durable),
+            disk_bytes: state.segment_bytes() + state.book_bytes + state.aside_bytes,
+            bound_bytes: self.shared.options.bound(),
+            oldest_stored_ns: state.ledger.blocks.first_key_value().map(|(_, b)| b.stored_ns),
+            cursors: state.ledger.cursors(),
+            quarantined: state.reports.iter().cloned().collect(),
+        }
+    }
+
+    fn watch(&self) -> watch::Receiver<crate::State> {
+        self.shared.watch.subscribe()
+    }
+
+    fn close(&self) -> Result<(), RingError> {
+        let mut state = self.shared.lock();
+        if std::mem::replace(&mut state.closed, true) {
+            return Ok(());
+        }
+        drop(state);
+        let (done, closed) = bounded(1);
+        let written = match self.to_writer.send(ToWriter::Close(done)) {
+            Ok(()) => closed.recv().unwrap_or(Err(RingError::Closed)),
+            Err(_) => Err(RingError::Closed),
+        };
+        let kept = self.shared.commit_book();
+        self.shared.keeper.stop();
+        self.join();
+        self.shared.watch.send_modify(|s| s.health = Health::Closed);
+        self.shared.room.notify_waiters();
+        written.and(kept)
+    }
+}
+
+impl Drop for SledRing {
+    fn drop(&mut self) {
+        if let Err(e) = self.close() {
+            tracing::warn!("closing the ring: {e}");
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! The thread that writes the segment files.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tidegate_proto::ids::{Seq, SeqRange};
+use tokio::sync::oneshot;
+
+use super::frame::{HEADER_LEN, Head, Header, Totals};
+use super::{Segment, Shared, ToWriter, keeper, segment_name};
+use crate::disk::DiskFile;
+use crate::group::CheckedBlock;
+use crate::ledger::{Block, Key, Place};
+use crate::{AppendError, Health, Intake, RingError, runs};
+
+/// Frames up to this size are copied together to be written at once.
+const COPY: usize = 512 << 10;
+/// A note goes into the segments at most so often.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+
+/// A group on its way to the disk.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub blocks: Vec<(CheckedBlock, Place)>,
+    pub intake: Intake,
+    /// Bytes that it takes at most.
+    pub need: u64,
+    pub done: oneshot::Sender<Result<Option<SeqRange>, AppendError>>,
+}
+
+/// A group that is written and not yet synced.
+#[derive(Debug)]
+struct Written {
+    blocks: Vec<Block>,
+    intake: Intake,
+    range: Option<SeqRange>,
+    need: u64,
+    done: oneshot::Sender<Result<Option<SeqRange>, AppendError>>,
+}
+
+/// A segment that is appended to.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub number: u64,
+    pub file: Box<dyn DiskFile>,
+    pub salt: u64,
+    pub len: u64,
+    /// Its name in the folder is not durable yet.
+    pub new: bool,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub shared: Arc<Shared>,
+    pub active: Option<Active>,
+    /// Where critical blocks go whose segments are evicted.
+    pub kept: Option<Active>,
+    written: Vec<Written>,
+    unsynced: u64,
+    since: Option<Instant>,
+    /// Sums with all that is written.
+    totals: Totals,
+    durable: (u64, u64),
+    last_stored_ns: i64,
+    noted: Option<Instant>,
+    /// What the disk must have room for before writing goes on.
+    probe: u64,
+}
+
+impl Writer {
+    pub fn new(shared: Arc<Shared>) -> Writer {
+        let state = shared.lock();
+        let totals = state.totals();
+        let last_stored_ns = state.ledger.blocks.values().map(|b| b.stored_ns).max().unwrap_or(0);
+        drop(state);
+        let durable = (totals.groups, totals.places);
+        Writer {
+            shared,
+            active: None,
+            kept: None,
+            written: Vec::new(),
+            unsynced: 0,
+            since: None,
+            totals,
+            durable,
+            last_stored_ns,
+            noted: None,
+            probe: 0,
+        }
+    }
+
+    /// Serves until it is told to close or nobody is left to tell it.
+    pub fn run(mut self, inbox: &Receiver<ToWriter>) {
+        loop {
+            let message = match self.patience() {
+                Some(time) => inbox.recv_timeout(time),
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match message {
+                Ok(ToWriter::Group(group)) => self.group(*group),
+                Ok(ToWriter::Seal(done)) => {
+                    self.seal_all();
+                    // nobody waits any more: fine
+                    let _ = done.send(());
+                }
+                Ok(ToWriter::Close(done)) => {
+                    self.seal_all();
+                    let _ = done.send(self.closing());
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => self.idle(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.seal_all();
+                    return;
+                }
+            }
+            let options = &self.shared.options;
+            let waited = self.since.is_some_and(|s| s.elapsed() >= options.commit_delay);
+            let lone = options.commit_delay.is_zero() && inbox.is_empty();
+            if self.unsynced >= options.commit_bytes || (waited && !options.commit_delay.is_zero()) || lone {
+                self.commit();
+            }
+        }
+    }
+
+    fn closing(&self) -> Result<(), RingError> {
+        match &self.shared.lock().read_only {
+            None => Ok(()),
+            Some(why) => Err(RingError::Io {
+                what: "write the last groups".to_owned(),
+                source: io::Error::other(why.clone()),
+            }),
+        }
+    }
+
+    /// How long there is nothing to do unless somebody calls.
+    fn patience(&self) -> Option<Duration> {
+        let options = &self.shared.options;
+        if let Some(since) = self.since {
+            return Some(options.commit_delay.saturating_sub(since.elapsed()));
+        }
+        if self.probe > 0 {
+            return Some(options.retry);
+        }
+        let oldest = self.shared.lock().ledger.blocks.first_key_value().map(|(_, b)| b.stored_ns)?;
+        let limit = options.oldest((options.now)())?;
+        let ns = u64::try_from(oldest.saturating_sub(limit)).unwrap_or(0);
+        Some(Duration::from_nanos(ns).max(Duration::from_secs(1)))
+    }
+
+    fn idle(&mut self) {
+        if self.since.is_some() {
+            self.commit();
+        } else if self.probe > 0 {
+            self.try_again();
+        }
+        self.expire();
+    }
+
+    fn group(&mut self, group: Queued) {
+        if self.probe > 0 {
+            let why = self.shared.lock().read_only.clone().unwrap_or_default();
+            self.refuse(group.need, group.done, AppendError::ReadOnly(why));
+            return;
+        }
+        self.expire();
+        let Queued { blocks, intake, need, done } = group;
+        match self.write(blocks, &intake, need) {
+            Ok(blocks) => {
+                let first = blocks.first().map(|b| b.first);
+                let last = blocks.last().map(|b| b.last);
+                let range = first.zip(last).and_then(runs::range);
+                self.written.push(Written { blocks, intake, range, need, done });
+                self.unsynced += need;
+                self.since.get_or_insert_with(Instant::now);
+            }
+            Err(e) => {
+                let why = AppendError::ReadOnly(e.to_string());
+                self.refuse(need, done, why);
+                self.fail(&e, need);
+            }
+        }
+    }
+
+    fn refuse(
+        &self,
+        need: u64,
+        done: oneshot::Sender<Result<Option<SeqRange>, AppendError>>,
+        e: AppendError,
+    ) {
+        let mut state = self.shared.lock();
+        state.queued = state.queued.saturating_sub(need);
+        drop(state);
+        // who does not wait for the ticket does not care
+        let _ = done.send(Err(e));
+        self.shared.room.notify_waiters();
+    }
+
+    /// Gives the blocks their places and writes the group's frame.
+    fn write(
+        &mut self,
+        new: Vec<(CheckedBlock, Place)>,
+        intake: &Intake,
+        need: u64,
+    ) -> io::Result<Vec<Block>> {
+        self.make_room(need)?;
+        let full = self.shared.segment_bytes();
+        if self.active.as_ref().is_some_and(|a| a.len > HEADER_LEN as u64 && a.len + need > full) {
+            self.seal();
+        }
+        if self.active.is_none() {
+            self.active = Some(self.begin(false)?);
+        }
+        if self.noted.is_none_or(|n| n.elapsed() >= NOTE_EVERY) {
+            self.note()?;
+        }
+        self.last_stored_ns = self.last_stored_ns.max((self.shared.options.now)());
+        let mut next = self.totals.places;
+        let mut bodies = Vec::with_capacity(new.len());
+        let mut blocks = Vec::with_capacity(new.len());
+        for (b, place) in new {
+            blocks.push(Block {
+                first: next + 1,
+                last: next + b.events,
+                keep: None,
+                class: b.class,
+                levels: b.levels,
+                time_ns: b.time_ns,
+                stored_ns: self.last_stored_ns,
+                raw_len: b.raw_len,
+                place,
+            });
+            next += b.events;
+            bodies.push(b.data);
+        }
+        let after = self.totals.after(&blocks, intake);
+        let mut head = Head::Group {
+            before: self.totals.clone(),
+            durable: self.durable,
+            intake: intake.clone(),
+            blocks,
+            gone: Vec::new(),
+        };
+        let Some(active) = &mut self.active else { return Err(io::Error::other("no segment")) };
+        append_frame(active, &mut head, &bodies)?;
+        self.totals = after;
+        Ok(head.blocks_mut().map(|(b, _)| std::mem::take(b)).unwrap_or_default())
+    }
+
+    /// Begins a segment file.
+    pub fn begin(&mut self, kept: bool) -> io::Result<Active> {
+        let shared = &self.shared;
+        let number = {
+            let mut state = shared.lock();
+            state.next_segment += 1;
+            state.next_segment
+        };
+        let salt = crate::group::random_epoch();
+        let created_ns = (shared.options.now)();
+        let header = Header { epoch: shared.epoch, number, salt, created_ns, kept };
+        let file = shared.disk.create(&segment_name(number))?;
+        // from here on the file is known, so that it is removed when nothing comes into it
+        shared.lock().segments.insert(number, Segment::new(salt, kept, HEADER_LEN as u64));
+        let active = Active { number, file, salt, len: HEADER_LEN as u64, new: true };
+        active.file.write_at(0, &header.encode()).inspect_err(|_| self.abandon(&active))?;
+        self.noted = None;
+        Ok(active)
+    }
+
+    /// Writes a copy of the book's cursors and accounts when they have changed.
+    fn note(&mut self) -> io::Result<()> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let mut state = self.shared.lock();
+        state.note_due |= active.len == HEADER_LEN as u64;
+        if !state.note_due {
+            return Ok(());
+        }
+        let most = usize::try_from(self.shared.segment_bytes() / 64).unwrap_or(0);
+        let note = keeper::note(&self.shared, &state, most);
+        state.note_due = false;
+        drop(state);
+        self.noted = Some(Instant::now());
+        append_frame(active, &mut Head::Note(note), &[])
+    }
+
+    /// Makes what is written durable and known.
+    pub fn commit(&mut self) {
+        self.since = None;
+        if self.written.is_empty() {
+            return;
+        }
+        if let Err(e) = self.sync() {
+            self.fail(&e, self.unsynced);
+            return;
+        }
+        let Some(active) = &self.active else { return };
+        let written = std::mem::take(&mut self.written);
+        let mut state = self.shared.lock();
+        let mut replies = Vec::with_capacity(written.len());
+        for w in written {
+            if let Some(segment) = state.segments.get_mut(&active.number) {
+                w.blocks.iter().for_each(|b| segment.take(b));
+            }
+            state.ledger.publish(w.blocks, &w.intake);
+            state.groups += 1;
+            state.queued = state.queued.saturating_sub(w.need);
+            replies.push((w.done, w.range));
+        }
+        if let Some(segment) = state.segments.get_mut(&active.number) {
+            segment.len = active.len;
+        }
+        self.durable = (state.groups, state.ledger.durable);
+        drop(state);
+        self.unsynced = 0;
+        let durable = Seq(self.durable.1);
+        self.shared.watch.send_if_modified(|s| {
+            let moved = s.durable != durable;
+            s.durable = durable;
+            moved
+        });
+        for (done, range) in replies {
+            let _ = done.send(Ok(range));
+        }
+        self.shared.room.notify_waiters();
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        active.file.sync()?;
+        if active.new {
+            self.shared.disk.sync_dir()?;
+            active.new = false;
+        }
+        Ok(())
+    }
+
+    /// Closes the active segment.
+    pub fn seal(&mut self) {
+        self.commit();
+        // a copy of the cursors as they are now, for the day the book is gone
+        let noted = self.note().and_then(|()| self.sync());
+        let Some(active) = self.active.take() else { return };
+        if let Err(e) = noted {
+            tracing::debug!("no note at the end of segment {:016x}: {e}", active.number);
+        } else if let Some(segment) = self.shared.lock().segments.get_mut(&active.number) {
+            segment.len = active.len;
+        }
+        self.close_segment(&active);
+    }
+
+    fn seal_all(&mut self) {
+        self.seal();
+        if let Some(kept) = self.kept.take() {
+            self.close_segment(&kept);
+        }
+    }
+
+    /// Marks a segment as complete and has the book take its index.
+    pub fn close_segment(&self, active: &Active) {
+        let mut state = self.shared.lock();
+        if let Some(segment) = state.segments.get_mut(&active.number) {
+            segment.sealed = true;
+            state.ledger.dirty.insert(Key::Segment(active.number));
+            state.ledger.dirty.insert(Key::Meta);
+        }
+        state.absorb();
+        drop(state);
+        self.shared.keeper.nudge();
+    }
+
+    /// Cuts a segment back to what is durable in it, as well as the disk lets us.
+    fn abandon(&self, active: &Active) {
+        let len = self.shared.lock().segments.get(&active.number).map_or(0, |s| s.len);
+        let cut = active.file.set_len(len).and_then(|()| active.file.sync());
+        if let Err(e) = cut {
+            tracing::debug!("cannot cut segment {:016x}: {e}", active.number);
+        }
+        self.close_segment(active);
+    }
+
+    /// The disk refused. What was not synced is not stored; the ring is read-only until a probe of
+    /// `need` bytes can be written.
+    pub fn fail(&mut self, e: &io::Error, need: u64) {
+        if let Some(active) = self.active.take() {
+            // after a failed sync nothing is known of the file's tail: never go on in it
+            self.abandon(&active);
+        }
+        let why = e.to_string();
+        tracing::error!("the ring cannot write and is read-only: {why}");
+        let written = std::mem::take(&mut self.written);
+        self.unsynced = 0;
+        self.since = None;
+        self.probe = need.max(64 << 10);
+        let mut state = self.shared.lock();
+        state.read_only = Some(why.clone());
+        self.totals = state.totals();
+        drop(state);
+        self.shared.set_health(Health::ReadOnly(why.clone()));
+        for w in written {
+            self.refuse(w.need, w.done, AppendError::ReadOnly(why.clone()));
+        }
+    }
+
+    fn try_again(&mut self) {
+        const PROBE: &str = "probe.tmp";
+        let disk = &self.shared.disk;
+        let probe = || {
+            let file = disk.create(PROBE)?;
+            let zeros = vec![0; 64 << 10];
+            let mut at = 0;
+            while at < self.probe {
+                file.write_at(at, &zeros)?;
+                at += zeros.len() as u64;
+            }
+            file.sync()
+        };
+        let done = probe();
+        let removed = disk.remove(PROBE);
+        if let Err(e) = done.and(removed) {
+            tracing::debug!("the ring still cannot write: {e}");
+            return;
+        }
+        self.probe = 0;
+        self.shared.lock().read_only = None;
+        tracing::info!("the ring can write again");
+        self.shared.set_health(Health::Good);
+        self.shared.room.notify_waiters();
+    }
+}
+
+/// Appends a frame to a segment and tells the blocks of the head where they are.
+pub(crate) fn append_frame(active: &mut Active, head: &mut Head, bodies: &[Bytes]) -> io::Result<()> {
+    let bytes = head.encode(active.salt, active.len);
+    let mut at = active.len + bytes.len() as u64;
+    if let Some((blocks, _)) = head.blocks_mut() {
+        for b in blocks {
+            b.place.segment = active.number;
+            b.place.offset = at;
+            at += u64::from(b.place.len);
+        }
+    }
+    let mut offset = active.len;
+    let mut buffer = bytes;
+    for body in bodies {
+        if buffer.len() + body.len() > COPY {
+            active.file.write_at(offset, &buffer)?;
+            offset += buffer.len() as u64;
+            buffer.clear();
+            if body.len() > COPY {
+                active.file.write_at(offset, body)?;
+                offset += body.len() as u64;
+                continue;
+            }
+        }
+        buffer.extend_from_slice(body);
+    }
+    active.file.write_at(offset, &buffer)?;
+    active.len = at;
+    Ok(())
+}

@@ -4,6 +4,7 @@
 //! send and what becomes of failures is the dispatcher's business alone.
 #![forbid(unsafe_code)]
 
+pub mod events;
 mod sink;
 
 pub use sink::{

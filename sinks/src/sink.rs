@@ -197,6 +197,8 @@ pub enum RejectReason {
     Invalid = 1,
     /// This format cannot hold it.
     Unencodable = 2,
+    /// The far side wants nothing of this tenant for now; to be replayed later.
+    Held = 3,
 }
 
 impl RejectReason {
@@ -207,6 +209,7 @@ impl RejectReason {
             Self::TooLarge => "too_large",
             Self::Invalid => "invalid",
             Self::Unencodable => "unencodable",
+            Self::Held => "held",
         }
     }
 }

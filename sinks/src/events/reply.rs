@@ -1,0 +1,254 @@
+//! What an answer of the endpoint means: one pure function over status, headers
+//! and body.
+//!
+//! | status | outcome |
+//! |---|---|
+//! | 200 with a JSON object or nothing, 204 | delivered, but for what `rej`/`efi` name |
+//! | 200 with anything else, other 2xx | not understood: again |
+//! | 413 | halves; a single event is rejected |
+//! | 408, 429, 500, 502, 503, 504, other 5xx | again, after `Retry-After` |
+//! | 400, other 4xx | rejected for good |
+//! | 401, 403, 404, 405, 407, 415, 3xx, 501, 505 | hold: nothing passes until someone acts |
+//!
+//! The public clients drop on the last row; events are not worth less because a token
+//! was mistyped, so here they wait. A refusal that names killed tenants holds these
+//! alone, and the others go again at once.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+
+use crate::RejectReason;
+
+/// Most bytes of a reply's body that are read; an answer about 500 events has a few thousand.
+pub(super) const REPLY_BYTES_MAX: usize = 64 * 1024;
+/// A wish to wait longer than that is cut: a day.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(86_400);
+/// A tenant is held at most so long by one answer: 30 days.
+pub(super) const KILL_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+/// The parts of an answer that matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub status: u16,
+    /// `Retry-After` as it came.
+    pub retry_after: Option<String>,
+    /// Every line of `kill-tokens`.
+    pub kill_tokens: Vec<String>,
+    /// `kill-duration`, or `kill-duration-seconds`.
+    pub kill_duration: Option<String>,
+    /// `time-delta-millis`.
+    pub time_delta: Option<String>,
+    /// `Collector-Error`: what went wrong, for people.
+    pub collector_error: Option<String>,
+    /// The server's name for the request.
+    pub request_id: String,
+    /// The body, or why there is none.
+    pub body: Body,
+}
+
+/// A reply's body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    Whole(Vec<u8>),
+    /// More than [`REPLY_BYTES_MAX`].
+    TooLong,
+    /// It ended before its time.
+    Cut,
+}
+
+impl Default for Body {
+    fn default() -> Body {
+        Body::Whole(Vec::new())
+    }
+}
+
+/// Which tenants the endpoint wants nothing of, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kill {
+    /// Full tokens, what follows a `:` cut off.
+    pub tokens: Vec<String>,
+    /// `None`: for the events of this request only.
+    pub duration: Option<Duration>,
+}
+
+/// What becomes of the request's events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Held by the far side, but for these: place in the request, reason, words.
+    Delivered(Vec<(usize, RejectReason, String)>),
+    /// Not known to be held.
+    Retry { after: Option<Duration>, why: String },
+    /// Halves may pass, or tell which events are refused.
+    Split(String),
+    /// None will ever be taken.
+    Reject(RejectReason, String),
+    /// Nothing passes until someone acts.
+    Stop { advice: &'static str, why: String },
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Ack {
+    acc: Option<u64>,
+    rej: Option<u64>,
+    #[serde(default)]
+    efi: std::collections::BTreeMap<String, Which>,
+}
+
+/// Which events failed for a reason.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Which {
+    Places(Vec<u64>),
+    Word(String),
+    Other(serde::de::IgnoredAny),
+}
+
+impl Reply {
+    /// What the answer to a request of `events` events means. `now` is for dates in `Retry-After`.
+    pub fn outcome(&self, events: usize, now: SystemTime) -> Outcome {
+        let after = self.retry_after.as_deref().and_then(|text| retry_after(text, now));
+        let why = self.words();
+        match self.status {
+            200 => self.acknowledged(events),
+            204 => Outcome::Delivered(Vec::new()),
+            413 if events > 1 => Outcome::Split(why),
+            413 => Outcome::Reject(RejectReason::TooLarge, why),
+            401 => Outcome::Stop { advice: "check the tenant tokens of this sink", why },
+            403 => Outcome::Stop { advice: "ask the endpoint's operator: over quota, or not allowed", why },
+            407 => Outcome::Stop { advice: "check the user and password of the proxy", why },
+            404 | 405 | 415 | 501 | 505 => {
+                Outcome::Stop { advice: "check the sink's url: nothing there speaks this protocol", why }
+            }
+            300..=399 => Outcome::Stop {
+                advice: "check the sink's url: it is answered with a redirect, which is not followed",
+                why,
+            },
+            408 | 429 | 500..=599 => Outcome::Retry { after, why },
+            400..=499 => Outcome::Reject(RejectReason::Invalid, why),
+            _ => Outcome::Retry { after, why },
+        }
+    }
+
+    fn acknowledged(&self, events: usize) -> Outcome {
+        let again = |why: &str| Outcome::Retry { after: None, why: format!("status 200, {why}") };
+        let body = match &self.body {
+            Body::Whole(body) => body,
+            Body::TooLong => return again("but more body than an acknowledgement has"),
+            Body::Cut => return again("but the body was cut short"),
+        };
+        let ack: Ack = if body.trim_ascii().is_empty() {
+            Ack::default()
+        } else if !body.trim_ascii().starts_with(b"{") {
+            return again("but the body is no JSON object");
+        } else {
+            match serde_json::from_slice(body) {
+                Ok(ack) => ack,
+                Err(_) => return again("but the body is no acknowledgement"),
+            }
+        };
+        let mut rejected: Vec<Option<(RejectReason, String)>> = vec![None; events];
+        for (reason, which) in &ack.efi {
+            let kind = kind_of(reason);
+            let entry = || Some((kind, words(&format!("rejected by the endpoint: {reason}"))));
+            match which {
+                Which::Word(word) if word == "all" => {
+                    rejected.iter_mut().filter(|r| r.is_none()).for_each(|r| *r = entry());
+                }
+                Which::Places(places) => {
+                    for place in places {
+                        let slot = usize::try_from(*place).ok().and_then(|n| rejected.get_mut(n));
+                        if let Some(slot) = slot.filter(|s| s.is_none()) {
+                            *slot = entry();
+                        }
+                    }
+                }
+                Which::Word(_) | Which::Other(_) => {}
+            }
+        }
+        let named = rejected.iter().flatten().count();
+        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let said = ack.rej.map_or(0, count);
+        if said > named {
+            let rest =
+                || Some((RejectReason::Invalid, "rejected by the endpoint without a reason".to_owned()));
+            if said < events {
+                return Outcome::Split(format!(
+                    "{said} of {events} events were rejected, {named} of them named"
+                ));
+            }
+            rejected.iter_mut().filter(|r| r.is_none()).for_each(|r| *r = rest());
+        } else if let Some(accepted) = ack.acc.map(count)
+            && accepted < events - named
+        {
+            let why = format!("the endpoint speaks of {accepted} of {events} events only");
+            return if events > 1 { Outcome::Split(why) } else { again(&why) };
+        }
+        let list = rejected.into_iter().enumerate();
+        Outcome::Delivered(list.filter_map(|(n, r)| r.map(|(reason, detail)| (n, reason, detail))).collect())
+    }
+
+    /// Which tenants are to be held. Without a duration that is understood nothing is.
+    pub fn kill(&self) -> Option<Kill> {
+        let tokens: Vec<String> = self
+            .kill_tokens
+            .iter()
+            .flat_map(|line| line.split(','))
+            .map(|token| token.split(':').next().unwrap_or_default().trim().to_owned())
+            .filter(|token| !token.is_empty())
+            .collect();
+        let duration = self.kill_duration.as_deref()?.trim();
+        let duration = if duration.eq_ignore_ascii_case("this-request-only") {
+            None
+        } else {
+            Some(seconds(duration).filter(|d| !d.is_zero())?.min(KILL_MAX))
+        };
+        (!tokens.is_empty()).then_some(Kill { tokens, duration })
+    }
+
+    /// Status and what the endpoint says of it, at most 200 characters.
+    fn words(&self) -> String {
+        let said = match (&self.collector_error, &self.body) {
+            (Some(error), _) => error.clone(),
+            (None, Body::Whole(body)) => {
+                String::from_utf8_lossy(body.get(..160).unwrap_or(body)).into_owned()
+            }
+            (None, _) => String::new(),
+        };
+        words(&format!("status {}: {}", self.status, said)).trim_end_matches([' ', ':']).to_owned()
+    }
+}
+
+/// At most 200 characters, none that a terminal would obey.
+pub(super) fn words(text: &str) -> String {
+    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The reason words are the endpoint's own and not listed anywhere.
+fn kind_of(reason: &str) -> RejectReason {
+    let reason = reason.to_ascii_lowercase();
+    if ["large", "size", "big", "long"].iter().any(|w| reason.contains(w)) {
+        RejectReason::TooLarge
+    } else {
+        RejectReason::Invalid
+    }
+}
+
+/// Digits only; more than a number holds is the longest time.
+fn seconds(text: &str) -> Option<Duration> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)))
+}
+
+/// A wait as seconds or as an HTTP date, at most [`WAIT_MAX`]; a date gone by is no wait.
+pub(super) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    let wait = seconds(text).or_else(|| {
+        let date = httpdate::parse_http_date(text).ok()?;
+        Some(date.duration_since(now).unwrap_or_default())
+    })?;
+    Some(wait.min(WAIT_MAX))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,327 @@
+//! Batches against the recorder.
+
+use std::error::Error as _;
+
+use super::super::body::Caps;
+use super::super::recorder::{Recorder, Step};
+use super::super::sink::Parts;
+use super::super::transport::Transport;
+use super::*;
+use crate::{BatchLimits, DeliverError, Delivered, RejectReason, Sink as _};
+
+const CAPS: Caps = Caps { events: EVENTS_MAX, body_bytes: BODY_BYTES_MAX, event_bytes: EVENT_BYTES_MAX };
+
+fn sink_with(recorder: &Recorder, mapping: Mapping, compression: Compression, caps: Caps) -> EventsSink {
+    let limits = BatchLimits {
+        events: 500,
+        bytes: 1 << 20,
+        age: Duration::from_secs(2),
+        in_flight: 2,
+        timeout: Duration::from_secs(60),
+    };
+    let url = recorder.url();
+    let transport = Transport { client: client(), url: url.parse().unwrap(), destination: url };
+    let id = tidegate_proto::ids::SinkId::new("cloud");
+    EventsSink::assemble(Parts { id, mapping, compression, caps, limits, transport })
+}
+
+fn sink(recorder: &Recorder) -> EventsSink {
+    sink_with(recorder, mapping(), Compression::Gzip, CAPS)
+}
+
+fn start() -> Recorder {
+    Recorder::start(&TOKENS).unwrap()
+}
+
+fn one_tenant(recorder: &Recorder) -> EventsSink {
+    let mut only = mapping();
+    only.tenants.truncate(1);
+    only.routes.clear();
+    sink_with(recorder, only, Compression::Gzip, CAPS)
+}
+
+fn reasons(delivered: &Delivered) -> Vec<(u64, RejectReason)> {
+    delivered.rejected.iter().map(|r| (r.seq.0, r.reason)).collect()
+}
+
+fn after(error: &DeliverError) -> Option<Duration> {
+    match error {
+        DeliverError::Retry { after, .. } => *after,
+        other => panic!("not to be tried again: {other}"),
+    }
+}
+
+const MIXED: [&str; 4] = ["Windows", "Contoso.App", "Fabrikam", "Contoso.Two"];
+
+#[tokio::test]
+async fn several_tenants_go_in_one_request_that_keeps_to_the_profile() {
+    for compression in [Compression::Gzip, Compression::Deflate, Compression::None] {
+        let recorder = start();
+        let sink = sink_with(&recorder, mapping(), compression, CAPS);
+        sink.check().await.unwrap();
+        let delivered = sink.deliver(&batch(1, small(&MIXED))).await.unwrap();
+        assert_eq!(recorder.faults(), [""; 0]);
+        let requests = recorder.requests();
+        assert_eq!(requests.len(), 1);
+        assert_eq!(requests[0].header("apikey"), Some(TOKENS.join(",").as_str()));
+        assert_eq!(requests[0].header("content-encoding"), compression.encoding());
+        assert_eq!(recorder.seqs().into_iter().collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(delivered.rejected, []);
+        assert_eq!(delivered.bytes, requests[0].wire.len() as u64);
+        let object = &delivered.objects[0];
+        assert_eq!((object.events, object.len), (4, delivered.bytes));
+        assert_eq!(object.destination, recorder.url());
+        assert_eq!(
+            object.sha256.as_slice(),
+            <sha2::Sha256 as sha2::Digest>::digest(&requests[0].wire).as_slice()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_carries_the_same_ids_and_bytes() {
+    let recorder = start();
+    let sink = sink(&recorder);
+    recorder.script([
+        Step::TakeAndDrop,
+        Step::Drop,
+        Step::TakeAndCut(40),
+        Step::TakeAndCut(90),
+        Step::status(500),
+    ]);
+    let batch = batch(7, small(&MIXED));
+    for _ in 0..5 {
+        assert_eq!(after(&sink.deliver(&batch).await.unwrap_err()), None);
+    }
+    sink.deliver(&batch).await.unwrap();
+    assert_eq!(recorder.faults(), [""; 0]);
+    assert_eq!(recorder.events().len(), 4);
+    assert!(recorder.repeats() >= 4, "the lost reply made a repeat");
+    let requests = recorder.requests();
+    assert!(requests.iter().all(|r| r.text == requests[0].text && r.ids() == requests[0].ids()));
+}
+
+#[tokio::test]
+async fn the_first_reply_tells_the_clock_and_until_then_one_request_is_out() {
+    let recorder = start();
+    recorder.set_delta(Some("-1234"));
+    let sink = Arc::new(sink(&recorder));
+    let deliveries = (0..6).map(|n| {
+        let sink = Arc::clone(&sink);
+        tokio::spawn(async move { sink.deliver(&batch(1 + 10 * n, small(&["P"]))).await.map(|_| ()) })
+    });
+    for delivery in deliveries.collect::<Vec<_>>() {
+        delivery.await.unwrap().unwrap();
+    }
+    let sent: Vec<String> = recorder
+        .requests()
+        .iter()
+        .map(|r| r.header("time-delta-to-apply-millis").unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(sent[0], "use-collector-delta");
+    assert!(sent[1..].iter().all(|s| s == "-1234"), "{sent:?}");
+    recorder.set_delta(Some("999"));
+    sink.deliver(&batch(100, small(&["P"]))).await.unwrap();
+    sink.deliver(&batch(200, small(&["P"]))).await.unwrap();
+    assert_eq!(recorder.requests().last().unwrap().header("time-delta-to-apply-millis"), Some("-1234"));
+    assert_eq!(recorder.faults(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_tells_no_clock_is_not_asked_again() {
+    let recorder = start();
+    recorder.set_delta(None);
+    recorder.script([Step::status(503)]);
+    let sink = sink(&recorder);
+    assert!(sink.deliver(&batch(1, small(&["P"]))).await.is_err());
+    sink.deliver(&batch(1, small(&["P"]))).await.unwrap();
+    sink.deliver(&batch(2, small(&["P"]))).await.unwrap();
+    let sent: Vec<bool> =
+        recorder.requests().iter().map(|r| r.header("time-delta-to-apply-millis").is_some()).collect();
+    assert_eq!(sent, [true, true, false], "a failure settles nothing");
+}
+
+#[tokio::test]
+async fn every_status_of_the_table_has_its_outcome() {
+    for (status, want) in [
+        (200, "delivered"),
+        (204, "delivered"),
+        (201, "retry"),
+        (302, "stop"),
+        (304, "stop"),
+        (400, "reject"),
+        (401, "stop"),
+        (403, "stop"),
+        (404, "stop"),
+        (408, "retry"),
+        (413, "split"),
+        (415, "stop"),
+        (429, "retry"),
+        (500, "retry"),
+        (501, "stop"),
+        (502, "retry"),
+        (503, "retry"),
+        (504, "retry"),
+        (505, "stop"),
+    ] {
+        let recorder = start();
+        let elsewhere = start();
+        let headers =
+            vec![("Location".to_owned(), elsewhere.url()), ("Retry-After".to_owned(), "12".to_owned())];
+        recorder.script([Step::Reply { status, headers, body: String::new() }]);
+        let result = sink(&recorder).deliver(&batch(1, small(&MIXED))).await;
+        let got = match &result {
+            Ok(d) if d.rejected.is_empty() => "delivered",
+            Err(DeliverError::Retry { after, .. }) => {
+                assert_eq!(*after, Some(Duration::from_secs(12)), "{status}");
+                "retry"
+            }
+            Err(DeliverError::Split { .. }) => "split",
+            Err(DeliverError::Reject { reason: RejectReason::Invalid, .. }) => "reject",
+            Err(DeliverError::Stop { .. }) => "stop",
+            other => panic!("{status}: {other:?}"),
+        };
+        assert_eq!(got, want, "{status}: {result:?}");
+        assert_eq!(elsewhere.requests().len(), 0, "{status}: redirects are not followed");
+    }
+}
+
+#[tokio::test]
+async fn retry_after_is_honoured_as_a_date_too() {
+    let recorder = start();
+    let soon = std::time::SystemTime::now() + Duration::from_secs(600);
+    recorder.script([Step::wait(503, &httpdate::fmt_http_date(soon))]);
+    let wait = after(&sink(&recorder).deliver(&batch(1, small(&["P"]))).await.unwrap_err()).unwrap();
+    assert!((590..=600).contains(&wait.as_secs()), "{wait:?}");
+}
+
+#[tokio::test]
+async fn partial_rejection_names_each_event_and_its_reason() {
+    let recorder = start();
+    recorder.script([Step::Refuse { places: vec![1, 3], reason: "InvalidEvent".into() }]);
+    let delivered = sink(&recorder).deliver(&batch(11, small(&MIXED))).await.unwrap();
+    assert_eq!(reasons(&delivered), [(12, RejectReason::Invalid), (14, RejectReason::Invalid)]);
+    assert!(delivered.rejected[0].detail.contains("InvalidEvent"));
+    assert_eq!(recorder.seqs().into_iter().collect::<Vec<_>>(), [11, 13]);
+    assert_eq!(delivered.objects[0].events, 2);
+}
+
+/// Halves a batch as the dispatcher does.
+fn halves(whole: &SinkBatch) -> [SinkBatch; 2] {
+    let middle = whole.len() / 2;
+    let part = |take: std::ops::Range<usize>| {
+        let providers: Vec<&str> = whole.iter().map(|(_, e)| e.schema().provider_name.as_str()).collect();
+        let first = whole.iter().nth(take.start).unwrap().0.0;
+        batch(first, small(&providers[take]))
+    };
+    [part(0..middle), part(middle..whole.len())]
+}
+
+#[tokio::test]
+async fn too_much_at_once_is_halved_until_it_passes() {
+    let recorder = start();
+    recorder.script([Step::LimitEvents(1)]);
+    let sink = sink(&recorder);
+    let mut open = vec![batch(1, small(&["P"; 4]))];
+    while let Some(next) = open.pop() {
+        match sink.deliver(&next).await {
+            Ok(d) => assert_eq!(d.rejected, []),
+            Err(DeliverError::Split { .. }) => open.extend(halves(&next)),
+            Err(e) => panic!("{e:?}"),
+        }
+    }
+    assert_eq!(recorder.seqs().len(), 4);
+    recorder.script([Step::status(413)]);
+    let alone = sink.deliver(&batch(9, small(&["P"]))).await;
+    assert!(matches!(alone, Err(DeliverError::Reject { reason: RejectReason::TooLarge, .. })), "{alone:?}");
+}
+
+#[tokio::test]
+async fn a_killed_tenant_is_set_aside_and_the_others_go() {
+    let recorder = start();
+    let kill =
+        Step::Kill { tokens: vec![format!("{}:all", TOKENS[1])], duration: "3600".into(), status: 200 };
+    recorder.script([kill]);
+    let sink = sink(&recorder);
+    assert_eq!(sink.deliver(&batch(1, small(&MIXED))).await.unwrap().rejected, [], "200 took them all");
+    let delivered = sink.deliver(&batch(11, small(&MIXED))).await.unwrap();
+    assert_eq!(reasons(&delivered), [(12, RejectReason::Held), (14, RejectReason::Held)]);
+    assert!(delivered.rejected[0].detail.contains("o:fedcba98"), "the public part tells whose");
+    assert_eq!(recorder.requests()[1].header("apikey"), Some([TOKENS[0], TOKENS[2]].join(",").as_str()));
+    // nothing but events of the held tenant: no request at all
+    let delivered = sink.deliver(&batch(21, small(&["Contoso.App"]))).await.unwrap();
+    assert_eq!((reasons(&delivered), delivered.objects.len()), (vec![(21, RejectReason::Held)], 0));
+    assert_eq!(recorder.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_refusal_that_kills_some_lets_the_others_go_next() {
+    for (status, duration) in [(401, "60"), (500, "60"), (500, "this-request-only"), (429, "60")] {
+        let recorder = start();
+        recorder.script([Step::Kill { tokens: vec![TOKENS[2].into()], duration: duration.into(), status }]);
+        let sink = sink(&recorder);
+        let batch = batch(1, small(&MIXED));
+        assert_eq!(after(&sink.deliver(&batch).await.unwrap_err()), None, "{status}");
+        let delivered = sink.deliver(&batch).await.unwrap();
+        assert_eq!(reasons(&delivered), [(3, RejectReason::Held)], "{status} {duration}");
+        assert_eq!(recorder.seqs().into_iter().collect::<Vec<_>>(), [1, 2, 4]);
+    }
+}
+
+#[tokio::test]
+async fn when_no_tenant_may_send_nothing_is_set_aside() {
+    let recorder = start();
+    let kill = |status| Step::Kill { tokens: vec![TOKENS[0].into()], duration: "3600".into(), status };
+    recorder.script([kill(401)]);
+    let sink = one_tenant(&recorder);
+    let all = batch(1, small(&MIXED));
+    assert!(matches!(sink.deliver(&all).await, Err(DeliverError::Stop { .. })), "someone must act");
+    let wait = after(&sink.deliver(&all).await.unwrap_err()).unwrap();
+    assert!((3500..=3600).contains(&wait.as_secs()));
+    assert_eq!(recorder.requests().len(), 1, "a held tenant is not knocked for");
+}
+
+#[tokio::test]
+async fn a_batch_of_several_requests_goes_on_where_it_failed() {
+    let recorder = start();
+    recorder.script([Step::Take, Step::status(503), Step::Refuse { places: vec![0], reason: "bad".into() }]);
+    let caps = Caps { events: 2, ..CAPS };
+    let sink = sink_with(&recorder, mapping(), Compression::Gzip, caps);
+    let batch = batch(1, small(&["P"; 6]));
+    assert!(sink.deliver(&batch).await.is_err());
+    let delivered = sink.deliver(&batch).await.unwrap();
+    assert_eq!(reasons(&delivered), [(3, RejectReason::Invalid)]);
+    assert_eq!(recorder.repeats(), 0, "what was acknowledged is not sent again");
+    assert_eq!(recorder.seqs().into_iter().collect::<Vec<_>>(), [1, 2, 4, 5, 6]);
+    let found: Vec<(u32, bool)> = delivered.objects.iter().map(|o| (o.events, o.found)).collect();
+    assert_eq!(found, [(2, true), (1, false), (2, false)]);
+    assert_eq!(recorder.requests().len(), 4);
+    // done is done: the same batch again is sent whole
+    sink.deliver(&batch).await.unwrap();
+    assert_eq!(recorder.requests().len(), 7);
+}
+
+#[tokio::test]
+async fn a_refused_part_of_a_batch_does_not_take_the_rest_with_it() {
+    let recorder = start();
+    recorder.script([Step::status(400)]);
+    let sink = sink_with(&recorder, mapping(), Compression::Gzip, Caps { events: 2, ..CAPS });
+    let delivered = sink.deliver(&batch(1, small(&["P"; 3]))).await.unwrap();
+    assert_eq!(reasons(&delivered), [(1, RejectReason::Invalid), (2, RejectReason::Invalid)]);
+    assert_eq!(recorder.seqs().into_iter().collect::<Vec<_>>(), [3]);
+}
+
+#[tokio::test]
+async fn no_error_or_debug_form_shows_a_token() {
+    let recorder = start();
+    recorder.script([Step::status(401), Step::Drop]);
+    let sink = sink(&recorder);
+    let mut shown = format!("{sink:?}");
+    for _ in 0..2 {
+        let error = sink.deliver(&batch(1, small(&MIXED))).await.unwrap_err();
+        shown += &format!("{error:?} {error} {:?}", error.source().map(ToString::to_string));
+    }
+    for token in TOKENS {
+        assert!(!shown.contains(token) && !shown.contains(&token[33..]), "{shown}");
+    }
+}

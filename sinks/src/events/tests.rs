@@ -2,6 +2,7 @@
 
 mod delivery;
 mod lines;
+mod traces;
 
 use std::sync::Arc;
 use std::time::Duration;

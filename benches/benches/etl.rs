@@ -1,0 +1,54 @@
+//! Traces: walking the records, and decoding them into events. Throughput is in file bytes for
+//! `walk` and in events for `decode`.
+
+#![allow(missing_docs)] // criterion's macros make a public function
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use tidegate_benches::trace;
+use tidegate_etl::{EtlFile, EventReader, PayloadDecoder};
+use tidegate_proto::batch::Batch;
+
+/// One trace a kind: kernel records, compressed and merged; EventSource; TraceLogging.
+const TRACES: [&str; 3] =
+    ["perfview/net.4.5.2.x64", "tx/BondEtwSample.hist", "etlparser/ShutdownPerfDiagLogger"];
+
+fn walk(c: &mut Criterion) {
+    let mut group = c.benchmark_group("etl/walk");
+    for name in TRACES {
+        let bytes = std::fs::read(trace(name)).expect("the trace is in the tree");
+        let file = EtlFile::open(bytes.as_slice()).expect("it opens");
+        let uncompressed = file.walk(|_| ()).expect("it reads").bytes;
+        group.throughput(Throughput::Bytes(uncompressed));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let mut records = 0u64;
+                file.walk(|record| records += record.data.len() as u64).expect("it reads");
+                records
+            });
+        });
+    }
+}
+
+fn decode(c: &mut Criterion) {
+    let mut group = c.benchmark_group("etl/decode");
+    group.sample_size(20);
+    for name in TRACES {
+        let bytes = std::fs::read(trace(name)).expect("the trace is in the tree");
+        let file = EtlFile::open(bytes.as_slice()).expect("it opens");
+        let mut batch = Batch::new();
+        let mut all = || {
+            let mut reader = EventReader::new(&file, PayloadDecoder::new("bench")).expect("it reads");
+            let mut more = true;
+            while more {
+                batch.clear();
+                more = reader.next_batch(&mut batch, 4096).expect("it reads");
+            }
+            reader.events()
+        };
+        group.throughput(Throughput::Elements(all()));
+        group.bench_function(name, |b| b.iter(&mut all));
+    }
+}
+
+criterion_group!(benches, walk, decode);
+criterion_main!(benches);

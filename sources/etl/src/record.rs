@@ -128,7 +128,8 @@ pub struct Record<'a> {
     pub cpu: u16,
     /// Size of a pointer in the payload, 4 or 8.
     pub pointer_size: u8,
-    /// Processor time of the thread, as the header holds it.
+    /// Processor time of the thread as the header holds it: kernel time in the low half, user
+    /// time in the high.
     pub processor_time: u64,
     /// Instance and parent instance of an instance record.
     pub instance: Option<(u32, u32)>,

@@ -1,7 +1,7 @@
 //! Extended data items into a batch.
 
 use crate::bytes::{array, u32_at, u64_at};
-use crate::record::{Ext, ExtItems, ExtKind, Identity, Record, RecordKind};
+use crate::record::{Ext, ExtItems, ExtKind, Identity, Record};
 use tidegate_proto::batch::{EventBuilder, ExtKey, NO_NAME};
 use tidegate_proto::guid;
 use tidegate_proto::value::{Format, ValueRef};
@@ -42,13 +42,9 @@ pub(crate) fn write(record: &Record<'_>, others: bool, out: &mut EventBuilder<'_
 fn header(record: &Record<'_>, out: &mut EventBuilder<'_>) {
     let times = record.processor_time;
     if times != 0 {
-        match record.kind {
-            RecordKind::System32 | RecordKind::System64 => {
-                out.ext(ExtKey::KernelTime, ValueRef::U32(times as u32));
-                out.ext(ExtKey::UserTime, ValueRef::U32((times >> 32) as u32));
-            }
-            _ => out.ext(ExtKey::ProcessorTime, ValueRef::U64(times)),
-        }
+        // Two numbers, but in the sessions inside a process that no file of ours is from.
+        out.ext(ExtKey::KernelTime, ValueRef::U32(times as u32));
+        out.ext(ExtKey::UserTime, ValueRef::U32((times >> 32) as u32));
     }
     if let Some((id, parent)) = record.instance {
         out.ext(ExtKey::InstanceId, ValueRef::U32(id));

@@ -1,11 +1,16 @@
 //! From records to typed events. Files and live sessions share this.
 
 mod cache;
+mod chunks;
 mod coverage;
+mod embedded;
 mod ext;
 mod kernel;
+mod manifest;
 mod plan;
 mod run;
+mod schemas;
+mod tdh;
 mod tracelogging;
 
 use crate::record::{Identity, Record};
@@ -13,16 +18,18 @@ pub(crate) use cache::Hashing;
 use cache::{Cache, Entry, Key};
 pub use coverage::Coverage;
 pub(crate) use kernel::kernel_class;
+pub use manifest::ManifestError;
+use schemas::Schemas;
 use std::collections::HashMap;
 use tidegate_proto::batch::{Batch, Head};
 use tidegate_proto::own::{self, Gap};
-use tidegate_proto::schema::{Decoder, SchemaParts};
+use tidegate_proto::schema::Decoder;
 use tracelogging::Traits;
 
 /// Class of the records by which the kernel tells a real-time session what it lost.
 /// Source: KernelTraceEventParser.cs (microsoft/perfview, MIT).
 const LOST_EVENT: [u8; 16] =
-    [0xe0, 0x4a, 0x39, 0x6a, 0xc6, 0x4b, 0xe9, 0x4d, 0x87, 0x0b, 0x36, 0x57, 0xf8, 0x94, 0x7e, 0x7e];
+    [0xe0, 0x9a, 0x39, 0x6a, 0xc6, 0x4b, 0xe9, 0x4d, 0x87, 0x0b, 0x36, 0x57, 0xf8, 0x94, 0x7e, 0x7e];
 /// Providers whose names are remembered.
 const MAX_NAMES: usize = 65_536;
 
@@ -34,6 +41,7 @@ const MAX_NAMES: usize = 65_536;
 #[derive(Debug, Default)]
 pub struct PayloadDecoder {
     cache: Cache,
+    schemas: Schemas,
     names: HashMap<[u8; 16], Traits>,
     /// Where gap events say they come from.
     origin: String,
@@ -53,9 +61,52 @@ impl PayloadDecoder {
         &self.origin
     }
 
+    /// Adds an instrumentation manifest (`.man`, UTF-8 or UTF-16). It goes before any other
+    /// schema of its providers. Returns the number of events it describes.
+    ///
+    /// # Errors
+    /// When it is no manifest, describes no provider or is larger than 16 MiB.
+    pub fn add_manifest(&mut self, bytes: &[u8]) -> Result<usize, ManifestError> {
+        let events = self.schemas.give(bytes)?;
+        self.cache.clear();
+        Ok(events)
+    }
+
+    /// Adds the schema of one kind of event as TDH hands it out (TRACE_EVENT_INFO). The first
+    /// for a kind is kept; true when it is new and usable.
+    pub fn add_event_info(&mut self, info: &[u8]) -> bool {
+        let new = self.schemas.info(info, Decoder::Manifest);
+        if new {
+            self.cache.clear();
+        }
+        new
+    }
+
+    /// Adds a value map as TDH hands it out (EVENT_MAP_INFO); to be called before
+    /// [`PayloadDecoder::add_event_info`] of the events that use it.
+    pub fn add_event_map(&mut self, provider: [u8; 16], map: &[u8]) -> bool {
+        self.schemas.map(provider, map)
+    }
+
+    /// Whether a schema for records like this one is known, be it in the record itself. For a
+    /// live source that asks the system for those that are missing.
+    #[must_use]
+    pub fn knows(&mut self, record: &Record<'_>) -> bool {
+        let found = ext::look(record.ext);
+        let key = Key::of(record, found.schema, found.traits);
+        if let Some(entry) = self.cache.find(&key).and_then(|at| self.cache.get_mut(at)) {
+            return entry.decoder != Decoder::None;
+        }
+        found.schema.is_some() || self.schemas.find(record).is_some()
+    }
+
     /// Takes over the schema that a record carries, if it carries one; true if it did. For
     /// events that come before their schema. [`PayloadDecoder::decode`] does it by itself.
     pub fn learn(&mut self, record: &Record<'_>) -> bool {
+        if self.schemas.learn(record) {
+            self.cache.clear();
+            return true;
+        }
         let found = match record.identity {
             Identity::Event if !record.ext.is_empty() => ext::look(record.ext),
             _ => return false,
@@ -83,6 +134,9 @@ impl PayloadDecoder {
     pub fn decode(&mut self, record: &Record<'_>, time_ns: i64, batch: &mut Batch) -> Decoder {
         if record.provider == LOST_EVENT && record.identity == Identity::Classic {
             return self.lost(record, time_ns, batch);
+        }
+        if self.schemas.learn(record) {
+            self.cache.clear();
         }
         let found = ext::look(record.ext);
         let key = Key::of(record, found.schema, found.traits);
@@ -138,23 +192,19 @@ impl PayloadDecoder {
         // The traits of the event itself go first: a name is no identity.
         let own = found.traits.and_then(tracelogging::traits);
         let traits = own.as_ref().or_else(|| self.names.get(&record.provider));
-        let mut parts = SchemaParts {
-            provider_name: traits.map(|t| t.name.clone()).unwrap_or_default(),
-            provider_guid: match record.identity {
-                Identity::Kernel { group } => kernel_class(group, record.opcode),
-                _ => record.provider,
-            },
-            group_guid: traits.and_then(|t| t.group),
-            ..SchemaParts::default()
+        let class = match record.identity {
+            Identity::Kernel { group } => kernel_class(group, record.opcode),
+            _ => record.provider,
         };
-        let mut ops = Vec::new();
-        if let Some(meta) = found.schema.and_then(tracelogging::metadata) {
-            parts.event_name = meta.name;
-            parts.event_tags = meta.tags;
-            parts.fields = meta.fields;
-            parts.decoder = Decoder::TraceLogging;
-            ops = meta.ops;
+        let in_event = found.schema.and_then(tracelogging::metadata).map(tracelogging::compiled);
+        let (mut parts, ops) = in_event.or_else(|| self.schemas.find(record)).unwrap_or_default();
+        // Of classic events the schema's provider is the class's owner; the class stays the key.
+        parts.provider_guid = class;
+        if parts.provider_name.is_empty() {
+            let manifest = || self.schemas.provider_name(&class).map(str::to_owned);
+            parts.provider_name = traits.map(|t| t.name.clone()).or_else(manifest).unwrap_or_default();
         }
+        parts.group_guid = traits.and_then(|t| t.group);
         Entry::new(parts, ops)
     }
 
@@ -185,5 +235,14 @@ fn head(record: &Record<'_>, time_ns: i64, related: [u8; 16]) -> Head {
         activity: record.activity,
         related,
         ..Head::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_class_of_loss_records() {
+        let text = tidegate_proto::guid::format(&super::LOST_EVENT);
+        assert_eq!(text, "6a399ae0-4bc6-4de9-870b-3657f8947e7e");
     }
 }

@@ -1,8 +1,6 @@
 //! What a payload looks like, compiled once per kind of event. Every schema language
 //! (TraceLogging, embedded schemas, manifests, kernel layouts) becomes the same plan.
 
-#![allow(dead_code)] // the other schema languages follow
-
 use std::sync::Arc;
 use tidegate_proto::value::Format;
 
@@ -103,7 +101,7 @@ pub(crate) enum Count {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ValueMap {
     /// Values, or bits, in the order of the source.
-    pub(crate) entries: Vec<(u64, String)>,
+    pub(crate) entries: Vec<(u64, Arc<str>)>,
     /// Whether the values are bits that are joined.
     pub(crate) bits: bool,
 }

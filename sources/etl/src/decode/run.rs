@@ -192,17 +192,20 @@ impl<'d> Run<'d, '_, '_> {
         };
         if !map.bits {
             let Some((_, label)) = map.entries.iter().find(|(v, _)| *v == n) else { return false };
-            self.out.value(name, op.format, ValueRef::Enum { value, label });
+            self.out.value(name, op.format, ValueRef::Enum { value, label: cut(label) });
             return true;
         }
         let mut label = String::new();
         let mut left = n;
-        for (bits, text) in map.entries.iter().filter(|(bits, _)| *bits != 0 && n & bits == *bits) {
-            if !label.is_empty() {
-                label.push('|');
+        // Each name must explain a bit that none before it did.
+        for (bits, text) in &map.entries {
+            if n & bits == *bits && left & bits != 0 {
+                if !label.is_empty() {
+                    label.push('|');
+                }
+                label.push_str(cut(text));
+                left &= !bits;
             }
-            label.push_str(text);
-            left &= !bits;
         }
         if label.is_empty() || left != 0 {
             return false;
@@ -342,4 +345,14 @@ impl<'d> Run<'d, '_, '_> {
         self.number(op, name, u64::from(is), ValueRef::Bool(is));
         Some(())
     }
+}
+
+/// The start of a label; longer ones are not names.
+fn cut(label: &str) -> &str {
+    const MOST: usize = 1024;
+    if label.len() <= MOST {
+        return label;
+    }
+    let end = (0..=MOST).rev().find(|n| label.is_char_boundary(*n)).unwrap_or(0);
+    label.get(..end).unwrap_or_default()
 }

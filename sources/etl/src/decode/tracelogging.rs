@@ -4,7 +4,7 @@
 use super::plan::{Count, Len, MAX_DEPTH, MAX_OPS, Op, Wire};
 use crate::bytes::{array, u16_at};
 use std::ffi::CStr;
-use tidegate_proto::schema::FieldDef;
+use tidegate_proto::schema::{Decoder, FieldDef, SchemaParts};
 use tidegate_proto::value::Format;
 
 /// What the traits of a provider say.
@@ -49,6 +49,18 @@ pub(crate) fn metadata(b: &[u8]) -> Option<Metadata> {
         field(&mut rest, &mut meta, 0)?;
     }
     Some(meta)
+}
+
+/// The schema as the decoder keeps it.
+pub(crate) fn compiled(meta: Metadata) -> (SchemaParts, Vec<Op>) {
+    let parts = SchemaParts {
+        event_name: meta.name,
+        event_tags: meta.tags,
+        fields: meta.fields,
+        decoder: Decoder::TraceLogging,
+        ..SchemaParts::default()
+    };
+    (parts, meta.ops)
 }
 
 /// Reads one field with all below it.

@@ -1,9 +1,13 @@
 //! Traces as events: payloads against the oracles, positions, gaps.
 
 use crate::data::{oracle, trace, traces};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tidegate_etl::{EtlFile, EventReader, PayloadDecoder};
 use tidegate_proto::batch::Batch;
+use tidegate_proto::schema::Decoder;
+use tidegate_proto::value::ValueRef;
 use tidegate_proto::{json, time};
 
 /// All events of a trace as JSON, in batches of a size.
@@ -30,12 +34,18 @@ fn rest(reader: &mut EventReader<'_, &[u8]>, batch_size: usize) -> Vec<Value> {
     }
 }
 
-/// Equal, but for how times are written and that the oracle shows some signed numbers unsigned.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Equal, but for how times and bytes are written and that the oracle shows some signed numbers
+/// unsigned.
 fn same(ours: &Value, theirs: &Value) -> bool {
     match (ours, theirs) {
         (Value::String(a), Value::String(b)) => {
             let zoned = |t: &str| time::parse_rfc3339(t).or_else(|| time::parse_rfc3339(&format!("{t}Z")));
-            a == b || zoned(a).is_some_and(|n| zoned(b) == Some(n))
+            let bytes = || STANDARD.decode(a).is_ok_and(|d| hex(&d) == *b);
+            a == b || bytes() || zoned(a).is_some_and(|n| zoned(b) == Some(n))
         }
         (Value::Number(a), Value::Number(b)) => {
             let wide = |n: &serde_json::Number| n.as_u64().or_else(|| n.as_i64().map(i64::cast_unsigned));
@@ -133,4 +143,51 @@ fn the_summary_counts_what_a_walk_finds() {
     let kind = summary.kinds.iter().find(|k| k.records == 5).unwrap();
     assert_eq!(kind.provider_name, "solar_system");
     assert_eq!(kind.kind.as_ref().unwrap().name, "PrimitiveTypesTest");
+}
+
+#[test]
+fn eventsource_events_are_those_of_the_oracle() {
+    let mut count = 0;
+    for name in ["tx/BondEtwSample.hist", "perfview/net.4.5.2.x64"] {
+        let known = lines(&format!("eventsource/{}.ndjson", name.split('/').nth(1).unwrap()));
+        let file = EtlFile::open(trace(name)).unwrap();
+        let mut reader = EventReader::new(&file, PayloadDecoder::new("test.etl")).unwrap();
+        let mut ours = Vec::new();
+        let mut batch = Batch::new();
+        while reader.next_batch(&mut batch, 1000).unwrap() || !batch.is_empty() {
+            for event in batch.iter().filter(|e| e.schema().decoder == Decoder::EventSource) {
+                let mut text = Vec::new();
+                json::write_event(&mut text, event, None);
+                let mut value: Value = serde_json::from_slice(&text).unwrap();
+                // The oracle shows the numbers, not their names.
+                for field in event.fields() {
+                    if let ValueRef::Enum { value: n, .. } = field.value {
+                        value["fields"][field.name.unwrap()] = n.into();
+                    }
+                }
+                ours.push(value);
+            }
+            batch.clear();
+        }
+        let mut known: Vec<&Value> = known.iter().collect();
+        known.sort_by_key(|l| (l["raw_ts"].as_u64(), l["cpu"].as_u64()));
+        assert_eq!(ours.len(), known.len(), "{name}");
+        for (a, b) in ours.iter().zip(known) {
+            for (key, oracle) in [("provider", "provider_name"), ("guid", "provider"), ("id", "id")] {
+                assert_eq!(a[key], b[oracle], "{name} {a} {b}");
+            }
+            for key in ["level", "opcode", "keyword", "version", "pid", "tid", "cpu"] {
+                assert_eq!(a[key], b[key], "{name} {key}");
+            }
+            if b["event"] == "ManifestData" {
+                assert_eq!(a["event"], "ManifestData");
+            } else {
+                let task = b["task_name"].as_str().or_else(|| b["symbol"].as_str()).unwrap();
+                assert!(a["event"].as_str().unwrap().starts_with(task), "{a} {b}");
+                assert!(same(&a["fields"], &b["fields"]), "{name}\n{a}\n{b}");
+                count += 1;
+            }
+        }
+    }
+    assert_eq!(count, 129);
 }

@@ -4,7 +4,8 @@
 use super::plan::{Op, Wire};
 use crate::bytes::u16_at;
 use crate::record::{Identity, Record};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use tidegate_proto::schema::{Decoder, FieldDef, SchemaParts};
 use tidegate_proto::value::Format;
 
@@ -83,8 +84,8 @@ impl Chunks {
             self.bytes -= set.bytes;
             *set = Set { total, ..Set::default() };
         }
-        if !set.parts.contains_key(&number) {
-            set.parts.insert(number, text.to_vec());
+        if let Entry::Vacant(place) = set.parts.entry(number) {
+            place.insert(text.to_vec());
             set.bytes += text.len();
             self.bytes += text.len();
         }

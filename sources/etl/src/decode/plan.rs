@@ -63,6 +63,8 @@ pub(crate) enum Wire {
     Struct,
     /// Bytes without meaning, not shown.
     Skip,
+    /// Nothing: the payload may end here.
+    MayEnd,
 }
 
 /// How many bytes an item of variable length takes.

@@ -36,6 +36,12 @@ impl<'d> Run<'d, '_, '_> {
         while let Some((op, after)) = ops.split_first() {
             let (members, after) = after.split_at_checked(usize::from(op.below))?;
             ops = after;
+            if op.wire == Wire::MayEnd {
+                if self.rest.is_empty() {
+                    return Some(());
+                }
+                continue;
+            }
             let n = match op.count {
                 Count::One => {
                     self.item(op, members, op.name)?;
@@ -331,6 +337,7 @@ impl<'d> Run<'d, '_, '_> {
             Wire::Skip => {
                 self.sized(op.len)?;
             }
+            Wire::MayEnd => {}
             Wire::Struct => {
                 self.out.begin_struct(name);
                 self.ops(members)?;

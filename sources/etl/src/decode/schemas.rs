@@ -130,8 +130,17 @@ impl Schemas {
                 let class = super::kernel_class(group, record.opcode);
                 InfoKey::Classic(class, record.opcode, record.version)
             }
-            _ => return None,
+            Identity::Message { .. } => {
+                return Some((SchemaParts { decoder: Decoder::Wpp, ..SchemaParts::default() }, Vec::new()));
+            }
+            Identity::Other => return None,
         };
+        // Kernel classes have layouts of their own; where there is only a name, an embedded
+        // schema is better.
+        let kernel = super::kernel::find(record);
+        if kernel.as_ref().is_some_and(|(parts, _)| parts.decoder != Decoder::None) {
+            return kernel;
+        }
         if let InfoKey::Event(..) = key {
             if chunks::is_chunk(record) {
                 return Some(chunks::schema());
@@ -146,7 +155,7 @@ impl Schemas {
         });
         match embedded {
             Some(found) => Some(compiled(found)),
-            None => described(&self.carried, record, Decoder::EventSource),
+            None => described(&self.carried, record, Decoder::EventSource).or(kernel),
         }
     }
 }

@@ -5,3 +5,4 @@ mod damage;
 mod data;
 mod events;
 mod files;
+mod traceevent;

@@ -4,9 +4,16 @@
 //! send and what becomes of failures is the dispatcher's business alone.
 #![forbid(unsafe_code)]
 
+mod clock;
 pub mod events;
+pub mod http;
+pub mod secret;
 mod sink;
+#[cfg(feature = "test-util")]
+pub mod testing;
+pub mod units;
 
+pub use clock::Clock;
 pub use sink::{
     BatchLimits, BoxError, BoxFuture, DeliverError, Delivered, Object, Origin, RejectReason, Rejected, Sink,
     SinkBatch,

@@ -1,0 +1,193 @@
+//! TLS of a client: rustls with ring, versions 1.2 and 1.3.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, RootCertStore};
+use serde::Deserialize;
+
+use super::HttpContext;
+use super::pins::{PinSet, PinVerifier};
+use crate::secret::{SecretError, SecretRef};
+
+/// `[….tls]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// `ca_file`: PEM file of the roots to trust in place of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// `system_roots`: with `ca_file`, trust the system's roots too. Default: false.
+    pub system_roots: bool,
+    /// `client_cert`: PEM file of the client's certificate and its intermediates.
+    pub client_cert: Option<PathBuf>,
+    /// `client_key`: the client's key in PEM, as a secret's reference.
+    pub client_key: Option<SecretRef>,
+    /// `min_version`: `"1.2"` (default) or `"1.3"`.
+    pub min_version: TlsVersion,
+    /// `[[….tls.pins]]`
+    pub pins: Vec<PinSet>,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[default]
+    #[serde(rename = "1.2")]
+    V12,
+    /// RFC 8446.
+    #[serde(rename = "1.3")]
+    V13,
+}
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A PEM file that cannot be read or holds nothing usable.
+    #[error("{what} {path}: {why}")]
+    Pem {
+        /// What it is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The client's key.
+    #[error("tls.client_key")]
+    Key(#[source] SecretError),
+    /// The client's key is no key, or not the certificate's.
+    #[error("tls.client_key is no private key in PEM, or not the key of tls.client_cert")]
+    KeyUnusable,
+    /// One of `client_cert` and `client_key` is missing.
+    #[error("tls.client_cert and tls.client_key belong together")]
+    HalfIdentity,
+    /// The pins are incomplete.
+    #[error("{0}")]
+    Pins(String),
+    /// The system has no roots.
+    #[error("no trusted root: {0}")]
+    Roots(String),
+}
+
+#[derive(Debug)]
+struct RustlsClock(crate::Clock);
+
+impl TimeProvider for RustlsClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let since = self.0.now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Some(UnixTime::since_unix_epoch(since))
+    }
+}
+
+fn certificates(what: &'static str, path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let wrong = |why: String| TlsError::Pem { what, path: path.clone(), why };
+    let list: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).and_then(|certificates| certificates.collect());
+    match list {
+        Ok(list) if list.is_empty() => Err(wrong("holds no certificate".to_owned())),
+        Ok(list) => Ok(list),
+        Err(e) => Err(wrong(e.to_string())),
+    }
+}
+
+impl TlsConfig {
+    /// The roots; none of the system's unless asked for.
+    fn roots(&self, system: bool) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        if system {
+            let native = rustls_native_certs::load_native_certs();
+            let (added, _) = roots.add_parsable_certificates(native.certs);
+            if added == 0 && self.ca_file.is_none() {
+                return Err(TlsError::Roots("the system's store is empty; set tls.ca_file".to_owned()));
+            }
+        }
+        if let Some(path) = &self.ca_file {
+            let (added, _) = roots.add_parsable_certificates(certificates("tls.ca_file", path)?);
+            if added == 0 {
+                let why = "holds no usable root".to_owned();
+                return Err(TlsError::Pem { what: "tls.ca_file", path: path.clone(), why });
+            }
+        }
+        Ok(roots)
+    }
+
+    /// Builds the client's side.
+    pub(super) fn build(&self, ctx: &HttpContext) -> Result<ClientConfig, TlsError> {
+        if let Some(problem) = self.pins.iter().find_map(PinSet::problem) {
+            return Err(TlsError::Pins(problem));
+        }
+        // explicit, so that no other crate's choice of a process-wide provider counts
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let own = || -> Result<Arc<RootCertStore>, TlsError> {
+            self.roots(self.ca_file.is_none() || self.system_roots).map(Arc::new)
+        };
+        let store = |e: String| TlsError::Roots(e);
+        let verifier: Arc<dyn ServerCertVerifier> = match (&self.ca_file, self.pins.is_empty()) {
+            (None, true) => platform(&provider)?,
+            (None, false) => pinned(platform(&provider)?, own()?, &provider, self, ctx),
+            (Some(_), without_pins) => {
+                let roots = own()?;
+                let checks =
+                    WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                        .build()
+                        .map_err(|e| store(e.to_string()))?;
+                if without_pins { checks } else { pinned(checks, roots, &provider, self, ctx) }
+            }
+        };
+        let versions: &[&rustls::SupportedProtocolVersion] = match self.min_version {
+            TlsVersion::V12 => &[&rustls::version::TLS12, &rustls::version::TLS13],
+            TlsVersion::V13 => &[&rustls::version::TLS13],
+        };
+        let clock = Arc::new(RustlsClock(ctx.clock.clone()));
+        let builder = ClientConfig::builder_with_details(provider, clock)
+            .with_protocol_versions(versions)
+            .map_err(|e| store(e.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let mut config = match (&self.client_cert, &self.client_key) {
+            (None, None) => builder.with_no_client_auth(),
+            (Some(cert), Some(key)) => {
+                let chain = certificates("tls.client_cert", cert)?;
+                let pem = key.resolve().map_err(TlsError::Key)?;
+                let key = PrivateKeyDer::from_pem_slice(pem.expose().as_bytes())
+                    .map_err(|_| TlsError::KeyUnusable)?;
+                builder.with_client_auth_cert(chain, key).map_err(|_| TlsError::KeyUnusable)?
+            }
+            _ => return Err(TlsError::HalfIdentity),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+/// The system's own verifier.
+fn platform(provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    rustls_platform_verifier::Verifier::new(Arc::clone(provider))
+        .map(|v| Arc::new(v) as Arc<dyn ServerCertVerifier>)
+        .map_err(|e| TlsError::Roots(e.to_string()))
+}
+
+fn pinned(
+    ordinary: Arc<dyn ServerCertVerifier>,
+    roots: Arc<RootCertStore>,
+    provider: &CryptoProvider,
+    config: &TlsConfig,
+    ctx: &HttpContext,
+) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(PinVerifier {
+        ordinary,
+        roots,
+        algorithms: provider.signature_verification_algorithms,
+        sets: config.pins.clone(),
+        monitor: ctx.pins.clone(),
+    })
+}

@@ -24,6 +24,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
+    decoding: trace::Decoding,
+    #[command(flatten)]
     filter: filter::Options,
 }
 
@@ -107,7 +109,7 @@ pub(super) fn run(args: &Args) -> Done {
     };
     let mut writer = Writer::new(out, args.to).map_err(|e| Failure::output(&e))?;
     let mut events = 0;
-    let damage = trace::each_event(&args.file, &file, &filter, |event| {
+    let damage = trace::each_event(&args.file, &args.decoding, &file, &filter, |event| {
         events += 1;
         writer.write(event).map_err(|e| Failure::output(&e))
     })?;

@@ -45,6 +45,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 25)]
     top: usize,
     #[command(flatten)]
+    decoding: trace::Decoding,
+    #[command(flatten)]
     filter: filter::Options,
 }
 
@@ -68,7 +70,7 @@ type View = Result<Damage, Failure>;
 fn events(args: &Args, file: &EtlFile<File>) -> View {
     let filter = args.filter.filter(trace::start_ns(file))?;
     let mut writer = LineWriter::new(out::stdout(), args.format).map_err(|e| Failure::output(&e))?;
-    let damage = trace::each_event(&args.file, file, &filter, |event| {
+    let damage = trace::each_event(&args.file, &args.decoding, file, &filter, |event| {
         writer.write(event).map_err(|e| Failure::output(&e))
     })?;
     writer.finish().map_err(|e| Failure::output(&e))?;
@@ -88,7 +90,7 @@ struct Counted {
 fn counted(args: &Args, file: &EtlFile<File>) -> Result<Counted, Failure> {
     let filter = args.filter.filter(trace::start_ns(file))?;
     let mut tally = Tally::default();
-    let damage = trace::each_event(&args.file, file, &filter, |event| {
+    let damage = trace::each_event(&args.file, &args.decoding, file, &filter, |event| {
         tally.add(event);
         Ok(())
     })?;
@@ -325,7 +327,7 @@ fn stats(args: &Args, file: &EtlFile<File>) -> View {
     let whole = file.summary().map_err(|e| trace::failure(&args.file, &e))?.span_ns.unwrap_or((0, 0));
     let mut steps = Steps::new(filter.window(whole), STEPS);
     let mut events = 0;
-    let damage = trace::each_event(&args.file, file, &filter, |event| {
+    let damage = trace::each_event(&args.file, &args.decoding, file, &filter, |event| {
         events += 1;
         steps.add(event.head().time_ns);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tidegate_etl::{EtlError, EtlFile, EventReader, PayloadDecoder, Problem};
 use tidegate_proto::batch::{Batch, EventRef, NO_CPU, NO_ID};
@@ -71,16 +71,41 @@ impl Damage {
     }
 }
 
+/// What helps to decode.
+#[derive(Debug, clap::Args)]
+pub(super) struct Decoding {
+    /// Instrumentation manifest (.man) of a provider whose events the trace does not explain. May be
+    /// repeated.
+    #[arg(long, value_name = "FILE")]
+    manifest: Vec<PathBuf>,
+}
+
+impl Decoding {
+    /// A decoder that knows the given manifests; `origin` stands in gap events.
+    fn decoder(&self, origin: &str) -> Result<PayloadDecoder, Failure> {
+        let mut decoder = PayloadDecoder::new(origin);
+        for path in &self.manifest {
+            let bytes = std::fs::read(path).map_err(|e| no_input(path, &e))?;
+            decoder.add_manifest(&bytes).map_err(|e| {
+                Failure::new(Exit::Data, format!("{}: {}", path.display(), chain(&e)))
+                    .hint("give an instrumentation manifest (.man, XML)")
+            })?;
+        }
+        Ok(decoder)
+    }
+}
+
 /// Shows the wanted events to `each`, decoded and in time order. Memory does not grow with the file.
 pub(super) fn each_event(
     path: &Path,
+    decoding: &Decoding,
     file: &EtlFile<File>,
     filter: &Filter,
     mut each: impl FnMut(EventRef<'_>) -> Result<(), Failure>,
 ) -> Result<Damage, Failure> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let bar = out::progress("reading");
-    let mut reader = EventReader::new(file, PayloadDecoder::new(&name)).map_err(|e| failure(path, &e))?;
+    let mut reader = EventReader::new(file, decoding.decoder(&name)?).map_err(|e| failure(path, &e))?;
     let mut batch = Batch::new();
     let mut more = true;
     while more {

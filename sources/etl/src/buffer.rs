@@ -7,6 +7,10 @@ pub(crate) const HEADER: usize = 72;
 /// Largest uncompressed buffer that is read. Windows makes none above 16 MiB.
 pub(crate) const MAX_USED: u32 = 16 << 20;
 
+/// Events were lost before this buffer.
+pub(crate) const FLAG_EVENTS_LOST: u16 = 2;
+/// A buffer was lost before this one.
+pub(crate) const FLAG_BUFFER_LOST: u16 = 4;
 const FLAG_PROCESSOR_INDEX: u16 = 0x20;
 const FLAG_COMPRESSED: u16 = 0x40;
 /// Every flag there is.

@@ -1,5 +1,6 @@
 //! A trace as events: decoded, in time order, with gaps where something is missing.
 
+use crate::buffer::{FLAG_BUFFER_LOST, FLAG_EVENTS_LOST};
 use crate::decode::{Coverage, PayloadDecoder};
 use crate::error::{EtlError, Problem};
 use crate::file::EtlFile;
@@ -60,51 +61,53 @@ impl<'f, R: ReadAt> EventReader<'f, R> {
         Ok(reader)
     }
 
-    /// What the session itself says it lost.
+    fn gap(&mut self, reason: &str, events: Option<u64>, detail: String, offset: Option<u64>, time_ns: i64) {
+        self.gaps.push_back(Gap {
+            origin: self.decoder.origin().to_owned(),
+            reason: reason.to_owned(),
+            events,
+            detail,
+            offset,
+            time_ns,
+        });
+    }
+
+    /// What the header says the session lost.
     fn tell_losses(&mut self) {
         let header = self.reader.file().header();
+        let (events, buffers) = (header.events_lost, header.buffers_lost);
         let time_ns = if header.closed() { filetime_to_unix_ns(header.end_time) } else { self.last_ns };
-        let losses = [
-            (header.events_lost, "lost_events", "the session lost events", true),
-            (header.buffers_lost, "lost_buffer", "the session lost buffers", false),
-        ];
-        for (n, reason, what, events) in losses {
-            if n > 0 {
-                self.gaps.push_back(Gap {
-                    origin: self.decoder.origin().to_owned(),
-                    reason: reason.to_owned(),
-                    events: events.then_some(u64::from(n)),
-                    detail: format!("{what}: {n}, says the header of the trace"),
-                    offset: None,
-                    time_ns,
-                });
-            }
+        if events > 0 {
+            let detail = format!("the session lost {events} events");
+            self.gap("lost_events", Some(u64::from(events)), detail, None, time_ns);
+        }
+        if buffers > 0 {
+            self.gap("lost_buffer", None, format!("the session lost {buffers} buffers"), None, time_ns);
         }
     }
 
+    /// What has come to light since the last record: flagged buffers, damage.
     fn tell_problems(&mut self) {
-        let (list, total) = (self.reader.problems(), self.reader.problem_count());
-        for problem in list.get(self.told..).unwrap_or_default() {
-            self.gaps.push_back(Gap {
-                origin: self.decoder.origin().to_owned(),
-                reason: "damaged".to_owned(),
-                events: None,
-                detail: problem.to_string(),
-                offset: Some(problem.offset),
-                time_ns: self.last_ns,
-            });
+        let mut lossy = std::mem::take(&mut self.reader.lossy);
+        lossy.sort_unstable();
+        for (offset, flags) in lossy {
+            for (bit, reason, what) in [
+                (FLAG_EVENTS_LOST, "lost_events", "events were lost before this buffer"),
+                (FLAG_BUFFER_LOST, "lost_buffer", "a buffer was lost before this one"),
+            ] {
+                if flags & bit != 0 {
+                    self.gap(reason, None, what.to_owned(), Some(offset), self.last_ns);
+                }
+            }
         }
-        self.told = list.len();
-        let untold = total - list.len() as u64;
+        while let Some(problem) = self.reader.problems().get(self.told) {
+            let (detail, offset) = (problem.to_string(), problem.offset);
+            self.told += 1;
+            self.gap("damaged", None, detail, Some(offset), self.last_ns);
+        }
+        let untold = self.reader.problem_count() - self.told as u64;
         if self.ended && untold > 0 {
-            self.gaps.push_back(Gap {
-                origin: self.decoder.origin().to_owned(),
-                reason: "damaged".to_owned(),
-                events: None,
-                detail: format!("{untold} more damaged parts"),
-                offset: None,
-                time_ns: self.last_ns,
-            });
+            self.gap("damaged", None, format!("{untold} more damaged parts"), None, self.last_ns);
         }
     }
 

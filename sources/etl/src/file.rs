@@ -1,6 +1,6 @@
 //! A trace as a chain of buffers.
 
-use crate::buffer::{BufferHeader, Entry, HEADER, MAX_USED};
+use crate::buffer::{BufferHeader, Entry, FLAG_BUFFER_LOST, FLAG_EVENTS_LOST, HEADER, MAX_USED};
 use crate::compress::Compression;
 use crate::error::{EtlError, Problem, Problems, Reason};
 use crate::header::TraceHeader;
@@ -158,7 +158,7 @@ impl<R: ReadAt> EtlFile<R> {
     #[must_use]
     pub fn lost_flags(&self) -> (usize, usize) {
         let count = |bit| self.index.iter().filter(|e| e.flags & bit != 0).count();
-        (count(2), count(4))
+        (count(FLAG_EVENTS_LOST), count(FLAG_BUFFER_LOST))
     }
 
     /// Damage of the chain of buffers; what is inside the buffers is found while reading them.

@@ -1,6 +1,6 @@
 //! The records of all CPUs in time order.
 
-use crate::buffer::Entry;
+use crate::buffer::{Entry, FLAG_BUFFER_LOST, FLAG_EVENTS_LOST};
 use crate::error::{EtlError, Problem, Problems, Reason};
 use crate::file::{EtlFile, place};
 use crate::read_at::ReadAt;
@@ -24,6 +24,8 @@ pub struct RecordReader<'f, R> {
     problems: Problems,
     records: u64,
     last_time: u64,
+    /// Offsets and flags of buffers opened since the last look that follow a loss.
+    pub(crate) lossy: Vec<(u64, u16)>,
 }
 
 /// The buffers of one CPU.
@@ -76,6 +78,7 @@ impl<'f, R: ReadAt> RecordReader<'f, R> {
             problems,
             records: 0,
             last_time: file.header().clock_start(),
+            lossy: Vec::new(),
         }
     }
 
@@ -143,6 +146,9 @@ impl<'f, R: ReadAt> RecordReader<'f, R> {
             };
             let Some(entry) = self.file.index.get(next as usize) else { continue };
             stream.entry = Some(*entry);
+            if entry.flags & (FLAG_EVENTS_LOST | FLAG_BUFFER_LOST) != 0 {
+                self.lossy.push((entry.offset, entry.flags));
+            }
             stream.at = 0;
             if let Some(problem) = self.file.load(entry, &mut self.scratch, &mut stream.payload)? {
                 self.problems.push(problem);

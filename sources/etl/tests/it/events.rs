@@ -11,7 +11,7 @@ use tidegate_proto::value::ValueRef;
 use tidegate_proto::{json, time};
 
 /// All events of a trace as JSON, in batches of a size.
-fn events(bytes: &[u8], batch_size: usize) -> Vec<Value> {
+pub fn events(bytes: &[u8], batch_size: usize) -> Vec<Value> {
     let file = EtlFile::open(bytes).unwrap();
     let mut reader = EventReader::new(&file, PayloadDecoder::new("test.etl")).unwrap();
     rest(&mut reader, batch_size)

@@ -1,6 +1,8 @@
 //! The crate against real traces and damaged ones.
 #![forbid(unsafe_code)]
 
+mod build;
+mod built;
 mod damage;
 mod data;
 mod events;

@@ -1,0 +1,75 @@
+//! How fast traces are walked and decoded, as JSON Lines; `benches/peers/etl.py` reads them.
+//!
+//! * `rates FILE…`: the best of several runs on each file, on one thread;
+//! * `rates --repeat RECORDS SOURCE OUT`: writes the long TraceLogging trace of the benches.
+
+mod repeat;
+
+use std::time::Instant;
+use tidegate_etl::{EtlFile, EventReader, PayloadDecoder};
+use tidegate_proto::batch::Batch;
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, records, source, out] = args.as_slice()
+        && flag == "--repeat"
+    {
+        let trace = repeat::tracelogging(&std::fs::read(source)?, records.parse()?);
+        return Ok(std::fs::write(out, trace)?);
+    }
+    args.iter().try_for_each(|path| rates(path))
+}
+
+/// Seconds of the fastest of at least three runs that take about a second in all.
+fn best(mut run: impl FnMut() -> Result<(), Failure>) -> Result<f64, Failure> {
+    let (mut fastest, mut total, mut runs) = (f64::MAX, 0.0, 0);
+    while runs < 3 || (total < 1.0 && runs < 200) {
+        let start = Instant::now();
+        run()?;
+        let took = start.elapsed().as_secs_f64();
+        (fastest, total, runs) = (fastest.min(took), total + took, runs + 1);
+    }
+    Ok(fastest)
+}
+
+fn rates(path: &str) -> Result<(), Failure> {
+    let bytes = std::fs::read(path)?;
+    let file = EtlFile::open(bytes.as_slice())?;
+    let walk = file.walk(|_| ())?;
+    let walked = best(|| {
+        let mut sum = 0;
+        file.walk(|r| sum += r.data.len())?;
+        std::hint::black_box(sum);
+        Ok(())
+    })?;
+    let counted = best(|| {
+        std::hint::black_box(file.summary()?);
+        Ok(())
+    })?;
+    let mut batch = Batch::new();
+    let decoded = best(|| {
+        // Opening and the pass for schemas are part of it.
+        let file = EtlFile::open(bytes.as_slice())?;
+        let mut reader = EventReader::new(&file, PayloadDecoder::new("rates"))?;
+        loop {
+            let more = reader.next_batch(&mut batch, 1000)?;
+            batch.clear();
+            if !more {
+                return Ok(());
+            }
+        }
+    })?;
+    let (n, size) = (walk.records as f64, walk.bytes as f64);
+    println!(
+        "{{\"file\":{path:?},\"records\":{},\"bytes\":{},\"walk_per_s\":{:.0},\"walk_mb_per_s\":{:.0},\"summary_mb_per_s\":{:.0},\"decode_per_s\":{:.0}}}",
+        walk.records,
+        walk.bytes,
+        n / walked,
+        size / walked / 1e6,
+        size / counted / 1e6,
+        n / decoded
+    );
+    Ok(())
+}

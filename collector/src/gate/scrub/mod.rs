@@ -1,14 +1,20 @@
 //! The scrubber: finds personal data and secrets in an event's values and says
 //! what is to become of them.
 
+mod detect;
 pub(super) mod find;
+mod hosts;
+mod keys;
 mod numbers;
+mod places;
 mod pseudonym;
 mod secrets;
 #[cfg(test)]
 mod tests;
+mod users;
 mod walk;
 
+pub use detect::{Detector, Finding};
 pub use pseudonym::{KeyError, PseudonymKey};
 pub(super) use walk::{Job, Policy, Scrubber, priv_tags_of};
 

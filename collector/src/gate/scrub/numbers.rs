@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::Kind;
 use super::find::{Found, at, before, word_before};
+use super::{Kind, places};
 
 /// Addresses that name no one: unspecified, loopback, broadcast, multicast.
 pub(super) fn is_personal_ip(ip: IpAddr) -> bool {
@@ -70,7 +70,7 @@ pub(super) fn find(b: &[u8], wanted: u16, digits: usize, out: &mut Vec<Found>) {
         i = start + run.max(1);
         let hit = None
             .or_else(|| if wanted & Kind::Card.bit() != 0 && digits >= 13 { card(b, start) } else { None })
-            .or_else(|| if wanted & Kind::Gps.bit() != 0 { gps(b, start, run) } else { None })
+            .or_else(|| if wanted & Kind::Gps.bit() != 0 { places::pair(b, start, run) } else { None })
             .or_else(|| {
                 // recognised even where it is kept, so that it is not taken for a phone number
                 if run <= 3 { ipv4(b, start) } else { None }
@@ -86,7 +86,7 @@ pub(super) fn find(b: &[u8], wanted: u16, digits: usize, out: &mut Vec<Found>) {
 }
 
 /// Digits that may not stand beside a number for it to stand alone.
-fn joined(c: u8) -> bool {
+pub(super) fn joined(c: u8) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, b'_' | b'#') || c >= 0x80
 }
 
@@ -129,12 +129,12 @@ fn card(b: &[u8], start: usize) -> Option<Found> {
     let issuer = match n {
         13 | 19 if head(1) == 4 => true,
         14 => matches!(head(3), 300..=305 | 309) || matches!(head(2), 36 | 38 | 39),
-        15 => matches!(head(2), 34 | 37),
+        15 => matches!(head(2), 34 | 37) || matches!(head(4), 1800 | 2131),
         16 => {
             head(1) == 4
-                || matches!(head(2), 51..=55 | 62 | 65)
+                || matches!(head(2), 35 | 51..=55 | 62 | 65)
                 || matches!(head(3), 644..=649)
-                || matches!(head(4), 2221..=2720 | 3528..=3589 | 6011)
+                || matches!(head(4), 2221..=2720 | 6011)
                 || matches!(head(4), 5018 | 5020 | 5038 | 6304 | 6759 | 6761 | 6763)
         }
         17..=19 => head(2) == 62,
@@ -183,10 +183,7 @@ fn ipv4(b: &[u8], start: usize) -> Option<Found> {
     if joined(next) || (next == b'.' && at(b, i + 1).is_ascii_digit()) {
         return None;
     }
-    // versions look the same: 4.0.0.0, "version 1.2.3.4"
-    let word = word_before(b, start);
-    let version = word.len() >= 3
-        && (word.ends_with(b"ersion") || word.eq_ignore_ascii_case(b"ver") || word.ends_with(b"VERSION"));
+    let version = versioned(b, start, i);
     let done = parts[3] == 0 && b.get(i..).is_some_and(|r| r.starts_with(b"/24"));
     let general = parts[1..] == [0, 0, 0];
     let ip = Ipv4Addr::from(parts);
@@ -195,6 +192,79 @@ fn ipv4(b: &[u8], start: usize) -> Option<Found> {
         end: i,
         kind: Kind::Ip,
     })
+}
+
+/// Four numbers can be a version as well: the words in front tell, or a suffix.
+fn versioned(b: &[u8], start: usize, end: usize) -> bool {
+    const VERSIONS: &[&str] = &[
+        "version",
+        "ver",
+        "build",
+        "driver",
+        "firmware",
+        "release",
+        "package",
+        "assembly",
+        "module",
+        "framework",
+        "runtime",
+        "sdk",
+        "kernel",
+        "bios",
+        "fileversion",
+        "productversion",
+        "assemblyversion",
+        "revision",
+        "oid",
+    ];
+    // what stands between "driver" and an address
+    const ADDRESSES: &[&str] = &[
+        "to", "from", "at", "via", "by", "with", "on", "for", "of", "ip", "address", "addr", "host",
+        "server", "peer", "client", "node", "gateway", "dns",
+    ];
+    let is = |word: &[u8], list: &[&str]| list.iter().any(|w| word.eq_ignore_ascii_case(w.as_bytes()));
+    let last = word_before(b, start);
+    // "FileVersion", longer than a word is looked at
+    if is(last, VERSIONS)
+        || last.len() > 7 && last.get(last.len() - 7..).is_some_and(|w| w.eq_ignore_ascii_case(b"version"))
+    {
+        return true;
+    }
+    if let Some(suffix) = b.get(end..).and_then(|r| r.strip_prefix(b"-"))
+        && [&b"alpha"[..], b"beta", b"rc", b"pre", b"dev", b"snapshot"].iter().any(|s| suffix.starts_with(s))
+    {
+        return true;
+    }
+    if before(b, start) != b' ' || is(last, ADDRESSES) {
+        return false;
+    }
+    // "package Storage.Engine 4.15.88.213"
+    let part = |c: &&u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_');
+    let name = b.get(..start - 1).map_or(0, |l| l.iter().rev().take(64).take_while(part).count());
+    name > 0 && is(word_before(b, start - 1 - name), VERSIONS)
+}
+
+/// `001a.2b3c.4d5e`, as switches write them.
+pub(super) fn dotted_macs(b: &[u8], out: &mut Vec<Found>) {
+    let mut from = 0;
+    for dot in memchr::memchr_iter(b'.', b) {
+        let Some(start) = dot.checked_sub(4).filter(|s| *s >= from) else { continue };
+        let Some(token) = b.get(start..start + 14) else { break };
+        let shape = token
+            .iter()
+            .enumerate()
+            .all(|(n, c)| if n % 5 == 4 { *c == b'.' } else { c.is_ascii_hexdigit() });
+        let (prev, next) = (before(b, start), at(b, start + 14));
+        let alone = !joined(prev)
+            && !matches!(prev, b'.' | b'-')
+            && !joined(next)
+            && !(next == b'.' && at(b, start + 15).is_ascii_alphanumeric());
+        // 1234.5678.9012 is a number of some kind
+        if shape && alone && token.iter().any(u8::is_ascii_alphabetic) {
+            out.push(Found { start, end: start + 14, kind: Kind::Mac });
+            from = start + 14;
+        }
+    }
 }
 
 /// MAC and IPv6 addresses: tokens of hexadecimal digits and colons or dashes.
@@ -242,6 +312,9 @@ pub(super) fn find_hex(b: &[u8], wanted: u16, out: &mut Vec<Found>) {
         let digit = token.iter().any(u8::is_ascii_digit);
         // a::b is more often a path in a program than an address
         let likely = colons >= 3 || matches!(token, [b'2' | b'3' | b'f' | b'F', _, _, _, b':', ..]);
+        // eight pairs are a world wide name
+        let wide_name =
+            token.len() == 23 && token.iter().enumerate().all(|(n, c)| (n % 3 == 2) == (*c == b':'));
         let parsed = std::str::from_utf8(token).ok().and_then(|t| t.parse::<Ipv6Addr>().ok());
         let done = b.get(end..).is_some_and(|r| r.starts_with(b"/48")) && token.ends_with(b"::");
         if let Some(ip) = parsed
@@ -249,6 +322,7 @@ pub(super) fn find_hex(b: &[u8], wanted: u16, out: &mut Vec<Found>) {
             && digit
             && likely
             && !done
+            && !wide_name
             && is_personal_ip(IpAddr::V6(ip))
         {
             out.push(Found { start, end, kind: Kind::Ip });
@@ -260,6 +334,28 @@ fn is_mac(token: &[u8]) -> bool {
     let Some(separator) = token.get(2) else { return false };
     token.iter().enumerate().all(|(n, c)| if n % 3 == 2 { c == separator } else { c.is_ascii_hexdigit() })
         && matches!(separator, b':' | b'-')
+}
+
+/// Bytes of a value behind a key that can belong to a phone number.
+pub(super) fn phone_len(value: &[u8]) -> usize {
+    let part = |c: &u8| c.is_ascii_digit() || b"+-./ ()".contains(c);
+    let mut len = value.iter().take_while(|c| part(c)).count();
+    // an extension: x123, ext. 123
+    let tail = value.get(len..).unwrap_or_default();
+    for word in [&b"ext. "[..], b"ext.", b"ext ", b"ext", b"x"] {
+        if let Some(rest) = tail.strip_prefix(word) {
+            let digits = rest.iter().take(6).take_while(|c| c.is_ascii_digit()).count();
+            if digits > 0 {
+                len += word.len() + digits;
+            }
+            break;
+        }
+    }
+    let mut head = value.get(..len).unwrap_or_default();
+    while let [rest @ .., b' ' | b'-' | b'.' | b'/' | b'(' | b')'] = head {
+        head = rest;
+    }
+    head.len()
 }
 
 fn phone(b: &[u8], start: usize) -> Option<Found> {
@@ -288,13 +384,13 @@ fn phone(b: &[u8], start: usize) -> Option<Found> {
             i += 1;
             continue;
         }
-        // at most two separators in a row: ") " or " ("
-        let gap = b
-            .get(i..)?
-            .iter()
-            .take(3)
-            .take_while(|c| matches!(**c, b' ' | b'-' | b'.' | b'(' | b')'))
-            .count();
+        // at most two separators in a row: ") " or " (", or a slash behind the area
+        let slash = c == b'/' && group == 0 && matches!(groups, [3..=5, ..]);
+        let gap = if slash {
+            1
+        } else {
+            b.get(i..)?.iter().take(3).take_while(|c| matches!(**c, b' ' | b'-' | b'.' | b'(' | b')')).count()
+        };
         if gap == 0 || gap > 2 || !at(b, i + gap).is_ascii_digit() || n >= 15 {
             break;
         }
@@ -302,7 +398,15 @@ fn phone(b: &[u8], start: usize) -> Option<Found> {
         i += gap;
     }
     let next = at(b, end);
-    if joined(next) || (matches!(next, b':' | b'/') && at(b, end + 1).is_ascii_digit()) {
+    let extension = b.get(end..).map_or(0, |r| {
+        r.strip_prefix(b"x").map_or(0, |r| {
+            match r.iter().take(6).take_while(|c| c.is_ascii_digit()).count() {
+                0 => 0,
+                digits => 1 + digits,
+            }
+        })
+    });
+    if joined(next) && extension == 0 || (matches!(next, b':' | b'/') && at(b, end + 1).is_ascii_digit()) {
         return None;
     }
     let groups = groups.get(..=group)?;
@@ -311,77 +415,31 @@ fn phone(b: &[u8], start: usize) -> Option<Found> {
     let american = match groups {
         [3, 3, 4] => area(first),
         [1, 3, 3, 4] => first == b'1',
+        [3, 3, 3, 4] => b.get(start..).is_some_and(|r| r.starts_with(b"001")),
         _ => false,
     };
     let word = word_before(b, begin);
-    let called =
-        [&b"phone"[..], b"tel", b"telephone", b"mobile", b"cell", b"fax", b"call", b"number", b"telefon"]
-            .iter()
-            .any(|w| word.eq_ignore_ascii_case(w));
+    let called = [&b"phone"[..], b"tel", b"telephone", b"mobile", b"cell", b"fax", b"call", b"telefon"]
+        .iter()
+        .any(|w| word.eq_ignore_ascii_case(w));
+    // international with two zeros, in groups
+    let abroad = first == b'0' && at(b, start + 1) == b'0' && area(at(b, start + 2)) && groups.len() >= 2;
     // national form: a leading zero, in groups
     let national = first == b'0'
         && at(b, start + 1) != b'0'
         && (9..=12).contains(&n)
-        && (2..=5).contains(&groups.len())
-        && groups.iter().all(|g| (2..=8).contains(g))
-        && groups.first().is_some_and(|g| (3..=5).contains(g));
+        && match groups {
+            // 06 12 34 56 78
+            [2, 2, 2, 2, 2] => true,
+            [3..=5, rest @ ..] => (1..=4).contains(&rest.len()) && rest.iter().all(|g| (2..=8).contains(g)),
+            _ => false,
+        };
     // a part of a longer row of numbers
     let inside = prev == b' ' && begin.checked_sub(1).is_some_and(|p| before(b, p).is_ascii_digit());
     let fits = (plus && (8..=15).contains(&n))
         || (american && n >= 10)
         || (called && (7..=15).contains(&n))
+        || (abroad && !inside && (10..=15).contains(&n))
         || (national && !inside);
-    fits.then_some(Found { start: begin, end, kind: Kind::Phone })
-}
-
-/// One decimal number with at least three places: value and end.
-fn decimal(b: &[u8], start: usize) -> Option<(f64, usize)> {
-    let sign = usize::from(matches!(at(b, start), b'-' | b'+'));
-    let digits = |from: usize| {
-        b.get(from..).map_or(0, |r| r.iter().take(20).take_while(|c| c.is_ascii_digit()).count())
-    };
-    let whole = digits(start + sign);
-    let dot = start + sign + whole;
-    if !(1..=3).contains(&whole) || at(b, dot) != b'.' {
-        return None;
-    }
-    let places = digits(dot + 1);
-    if places < 3 {
-        return None;
-    }
-    let end = dot + 1 + places;
-    let value = std::str::from_utf8(b.get(start..end)?).ok()?.parse().ok()?;
-    Some((value, end))
-}
-
-fn gps(b: &[u8], digit: usize, run: usize) -> Option<Found> {
-    if run > 3 || at(b, digit + run) != b'.' {
-        return None;
-    }
-    let start = if matches!(before(b, digit), b'-' | b'+') { digit - 1 } else { digit };
-    if joined(before(b, start)) || before(b, start) == b'.' {
-        return None;
-    }
-    // three numbers in a row are measurements: the one in front
-    if let [.., b'0'..=b'9', b',' | b';'] = b.get(..start)?.trim_ascii_end() {
-        return None;
-    }
-    let (lat, lat_end) = decimal(b, start)?;
-    let gap =
-        b.get(lat_end..)?.iter().take(4).take_while(|c| matches!(**c, b',' | b';' | b' ' | b'/')).count();
-    if (1..=3).contains(&gap)
-        && let Some((lon, end)) = decimal(b, lat_end + gap)
-        && lat.abs() <= 90.0
-        && lon.abs() <= 180.0
-        && !joined(at(b, end))
-        && at(b, end) != b'.'
-        // and the one behind
-        && !(matches!(at(b, end), b',' | b';') && b.get(end + 1..).is_some_and(|r| r.trim_ascii_start().first().is_some_and(u8::is_ascii_digit)))
-        // both with some precision
-        && lat_end - start >= 6
-        && end - lat_end - gap >= 6
-    {
-        return Some(Found { start, end, kind: Kind::Gps });
-    }
-    None
+    fits.then_some(Found { start: begin, end: end + extension, kind: Kind::Phone })
 }

@@ -63,7 +63,7 @@ fn every_kind_is_found() {
             "Server=db;User Id=sa;Password=p@ss;Encrypt=true",
             "Server=db;User Id=<user>;Password=<secret>;Encrypt=true",
         ),
-        ("AccountName=x;AccountKey=abc+/==;Endpoint", "AccountName=<user>;AccountKey=<secret>;Endpoint"),
+        ("AccountName=x;AccountKey=abc+/==;Endpoint", "AccountName=x;AccountKey=<secret>;Endpoint"),
         ("postgres://app:s3cret@db/x", "postgres://app:<secret>@db/x"),
         ("https://h/c?sv=1&sig=abc%2F123", "https://h/c?sv=1&sig=<secret>"),
         ("key AKIAIOSFODNN7EXAMPLE used", "key <secret> used"),

@@ -51,7 +51,6 @@ pub(super) fn is_done(value: &[u8]) -> bool {
     })
 }
 
-const DIGIT: u16 = 1;
 const AT: u16 = 2;
 const SLASH: u16 = 4;
 const BACKSLASH: u16 = 8;
@@ -65,26 +64,51 @@ const DOT: u16 = 1024;
 /// The lead byte of `°` and its like.
 const WIDE: u16 = 2048;
 
-const CLASS: [u16; 256] = {
+/// One digit, and one colon or dash, as [`survey`] counts them; signs stand above.
+const ONE_DIGIT: u64 = 1;
+const ONE_JOINT: u64 = 1 << 24;
+
+const CLASS: [u64; 256] = {
+    const fn sign(bit: u16) -> u64 {
+        (bit as u64) << 48
+    }
     let mut t = [0; 256];
     let mut d = b'0';
     while d <= b'9' {
-        t[d as usize] = DIGIT;
+        t[d as usize] = ONE_DIGIT;
         d += 1;
     }
-    t[b'@' as usize] = AT;
-    t[b'/' as usize] = SLASH;
-    t[b'\\' as usize] = BACKSLASH;
-    t[b':' as usize] = COLON;
-    t[b'=' as usize] = EQUALS;
-    t[b'-' as usize] = DASH;
-    t[b'%' as usize] = PERCENT;
-    t[b'<' as usize] = LESS;
-    t[b'~' as usize] = TILDE;
-    t[b'.' as usize] = DOT;
-    t[0xc2] = WIDE;
+    t[b'@' as usize] = sign(AT);
+    t[b'/' as usize] = sign(SLASH);
+    t[b'\\' as usize] = sign(BACKSLASH);
+    t[b':' as usize] = sign(COLON) + ONE_JOINT;
+    t[b'=' as usize] = sign(EQUALS);
+    t[b'-' as usize] = sign(DASH) + ONE_JOINT;
+    t[b'%' as usize] = sign(PERCENT);
+    t[b'<' as usize] = sign(LESS);
+    t[b'~' as usize] = sign(TILDE);
+    t[b'.' as usize] = sign(DOT);
+    t[0xc2] = sign(WIDE);
     t
 };
+
+/// Which signs a text holds, how many digits, and how many colons and dashes.
+#[inline]
+fn survey(b: &[u8]) -> (u16, usize, usize) {
+    if b.len() >= 1 << 24 {
+        // the counts have 24 bits
+        return (u16::MAX, b.len(), b.len());
+    }
+    let (mut seen, mut sum) = (0_u64, 0_u64);
+    for c in b {
+        let class = CLASS[usize::from(*c)];
+        seen |= class;
+        // signs run over at the top and are not looked at here
+        sum = sum.wrapping_add(class);
+    }
+    let count = |n: u64| usize::try_from(n & 0xff_ffff).unwrap_or(usize::MAX);
+    ((seen >> 48) as u16, count(sum), count(sum >> 24))
+}
 
 /// Compiled searches, shared by all texts.
 #[derive(Debug)]
@@ -112,12 +136,7 @@ impl Finder {
             return;
         }
         let want = |kinds: &[Kind]| kinds.iter().any(|k| wanted & k.bit() != 0);
-        let (mut seen, mut digits) = (0_u16, 0_usize);
-        for c in b {
-            let class = CLASS.get(usize::from(*c)).copied().unwrap_or(0);
-            seen |= class;
-            digits += usize::from(class & DIGIT);
-        }
+        let (seen, digits, joints) = survey(b);
         let has = |class: u16| seen & class != 0;
         if has(COLON | EQUALS) {
             keys::key_values(b, wanted, out);
@@ -168,7 +187,7 @@ impl Finder {
                 sids(b, out);
             }
         }
-        if has(COLON | DASH) && want(&[Kind::Mac, Kind::Ip]) && b.len() >= 7 {
+        if joints >= 2 && want(&[Kind::Mac, Kind::Ip]) && b.len() >= 7 {
             numbers::find_hex(b, wanted, out);
         }
         if has(DOT) && b.len() >= 14 && want(&[Kind::Mac]) {
@@ -239,6 +258,9 @@ fn emails(b: &[u8], out: &mut Vec<Found>) {
         while start < sign && matches!(at(b, start), b'.' | b'\'' | b'-' | b'%') {
             start += 1;
         }
+        if matches!(before(b, start), b':' | b'%') && in_authority(b, start) {
+            return;
+        }
         let from = sign + width;
         let host = b.get(from..).map_or(&[][..], |r| {
             let n = r
@@ -296,6 +318,14 @@ fn emails(b: &[u8], out: &mut Vec<Found>) {
     for sign in memchr::memmem::find_iter(b, b"%40") {
         one(sign, 3);
     }
+}
+
+/// Whether the place lies behind `scheme://user`: what follows is a password.
+fn in_authority(b: &[u8], at: usize) -> bool {
+    let front = b.get(at.saturating_sub(128)..at).unwrap_or_default();
+    memchr::memmem::rfind(front, b"://")
+        .and_then(|n| front.get(n + 3..))
+        .is_some_and(|user| !user.iter().any(|c| c.is_ascii_whitespace() || matches!(c, b'/' | b'"')))
 }
 
 /// `S-1-5-21-…` (domains and machines) and `S-1-12-1-…` (cloud directories).

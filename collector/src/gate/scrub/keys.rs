@@ -25,7 +25,8 @@ fn kind_of(key: &[u8]) -> Option<Kind> {
         | b"logonname" | b"account" | b"accountname" | b"samaccountname" | b"upn" | b"subjectusername"
         | b"targetusername" | b"loggedonuser" | b"owner" => return Some(Kind::User),
         b"lat" | b"latitude" | b"lon" | b"lng" | b"long" | b"longitude" => return Some(Kind::Gps),
-        b"phone" | b"phonenumber" | b"tel" | b"telephone" | b"mobile" | b"cell" | b"fax" | b"msisdn" => {
+        b"phone" | b"phonenumber" | b"tel" | b"telephone" | b"mobile" | b"cell" | b"fax" | b"msisdn"
+        | b"smsto" => {
             return Some(Kind::Phone);
         }
         b"host" | b"hostname" | b"computer" | b"computername" | b"machine" | b"machinename"
@@ -35,6 +36,13 @@ fn kind_of(key: &[u8]) -> Option<Kind> {
             return Some(Kind::Mac);
         }
         _ => {}
+    }
+    // "x-ms-client-principal-name", "mobilePhone"
+    if key.ends_with(b"username") || key.ends_with(b"principalname") || key.ends_with(b"loggedonuser") {
+        return Some(Kind::User);
+    }
+    if key.ends_with(b"phone") || key.ends_with(b"phonenumber") {
+        return Some(Kind::Phone);
     }
     let &[.., a, b, c] = key else { return None };
     const SECRETS: &[&[u8]] = &[
@@ -60,6 +68,9 @@ fn kind_of(key: &[u8]) -> Option<Kind> {
         b"sessionkey",
         b"signingkey",
         b"subscriptionkey",
+        b"functionskey",
+        b"masterkey",
+        b"sharedkey",
     ];
     // most keys end otherwise
     let likely = matches!(
@@ -194,6 +205,8 @@ pub(super) fn elements(b: &[u8], wanted: u16, out: &mut Vec<Found>) {
 
 /// `--password value`, `-Password value`, and `-U name -P value` of database tools.
 pub(super) fn flags(b: &[u8], out: &mut Vec<Found>) {
+    let first = |b: &[u8], what: &[u8]| memchr::memmem::find(b, what).unwrap_or(usize::MAX);
+    let (mut sql, mut login) = (None, None);
     for dash in memchr::memchr_iter(b'-', b) {
         if !matches!(before(b, dash), 0 | b' ' | b'-' | b'"') || at(b, dash + 1) == b'-' {
             continue;
@@ -205,7 +218,12 @@ pub(super) fn flags(b: &[u8], out: &mut Vec<Found>) {
         if rest.get(len) != Some(&b' ') {
             continue;
         }
-        let tool = key == b"P" && memchr::memmem::find(b.get(..dash).unwrap_or_default(), b"-U ").is_some();
+        // sqlcmd -U sa -P …, docker login -u ci -p …
+        let tool = match key {
+            b"P" => *sql.get_or_insert_with(|| first(b, b"-U ")) < dash,
+            b"p" => *login.get_or_insert_with(|| first(b, b"login -u ")) < dash,
+            _ => false,
+        };
         if tool || kind_of(key) == Some(Kind::Secret) {
             let begin = dash + 1 + len;
             // the next flag is no value
@@ -246,6 +264,8 @@ fn value(b: &[u8], sep: usize, kind: Kind) -> Option<Found> {
         Kind::Secret => b"\"';,&}]",
         // (425) 555-0123
         Kind::Phone => b"\"';,&<>}]|",
+        // uid=1000(bob)
+        Kind::User => b"\"';,&<>()}]|",
         _ => b"\"';,&<>)}]|",
     };
     let spaced = kind == Kind::Phone;
@@ -275,6 +295,14 @@ fn value(b: &[u8], sep: usize, kind: Kind) -> Option<Found> {
             let slash = b.get(start..start + len)?.iter().rposition(|c| *c == b'\\').map_or(0, |n| n + 1);
             start += slash;
             len -= slash;
+            // "user:profile:v2" names no one, "user=bob:" does
+            let name = b.get(start..start + len)?;
+            if let Some(colon) = name.iter().position(|c| *c == b':').filter(|_| quote == 0) {
+                if colon + 1 < len && at(b, sep) == b':' {
+                    return None;
+                }
+                len = colon;
+            }
         }
         Kind::Phone => len = super::numbers::phone_len(b.get(start..start + len)?),
         _ => {}
@@ -332,7 +360,11 @@ fn fits(text: &[u8], kind: Kind, quoted: bool) -> bool {
         // numbers are ids; a path is looked at as a path
         Kind::User => {
             let nobody = NOBODY.iter().any(|w| plain.eq_ignore_ascii_case(w.as_bytes()));
-            !word && !nobody && digits < plain.len() && plain.len() <= 64 && !plain.contains(&b'/')
+            !word
+                && !nobody
+                && digits < plain.len()
+                && (2..=64).contains(&plain.len())
+                && !plain.iter().any(|c| matches!(c, b'/' | b'='))
         }
         Kind::Host => !word && plain.iter().any(u8::is_ascii_alphabetic),
         Kind::Phone => {

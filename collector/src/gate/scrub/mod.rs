@@ -5,6 +5,8 @@ mod detect;
 pub(super) mod find;
 mod hosts;
 mod keys;
+#[cfg(test)]
+mod mended;
 mod numbers;
 mod places;
 mod pseudonym;

@@ -68,6 +68,17 @@ pub(super) fn find(b: &[u8], wanted: u16, digits: usize, out: &mut Vec<Found>) {
         let start = i + step;
         let run = b.get(start..).map_or(0, |r| r.iter().take_while(|c| c.is_ascii_digit()).count());
         i = start + run.max(1);
+        // within a word or a hexadecimal number; a card's stripe reads B4111…^
+        let stripe = on_stripe(b, start) && at(b, i) == b'^';
+        if joined(before(b, start)) && before(b, start) != b'#' && !stripe {
+            continue;
+        }
+        // a plain number: nothing joins it to others
+        let next = at(b, i);
+        let row = matches!(next, b' ' | b'-' | b'.' | b'(' | b')' | b'/');
+        if run < 7 && !row || run > 19 || joined(next) && next != b'x' {
+            continue;
+        }
         let hit = None
             .or_else(|| if wanted & Kind::Card.bit() != 0 && digits >= 13 { card(b, start) } else { None })
             .or_else(|| if wanted & Kind::Gps.bit() != 0 { places::pair(b, start, run) } else { None })
@@ -90,10 +101,15 @@ pub(super) fn joined(c: u8) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, b'_' | b'#') || c >= 0x80
 }
 
+/// Whether a number stands behind the `B` that begins a card's magnetic stripe.
+fn on_stripe(b: &[u8], start: usize) -> bool {
+    before(b, start) == b'B' && !before(b, start.saturating_sub(1)).is_ascii_alphanumeric()
+}
+
 fn card(b: &[u8], start: usize) -> Option<Found> {
     let prev = before(b, start);
     // a dash, a dot or an open brace of a GUID or decimal number in front
-    if joined(prev)
+    if joined(prev) && !on_stripe(b, start)
         || (matches!(prev, b'.' | b'-') && before(b, start.saturating_sub(1)).is_ascii_alphanumeric())
     {
         return None;
@@ -176,7 +192,8 @@ fn ipv4(b: &[u8], start: usize) -> Option<Found> {
         if !(1..=3).contains(&len) {
             return None;
         }
-        *part = std::str::from_utf8(b.get(i..i + len)?).ok()?.parse().ok()?;
+        let number = b.get(i..i + len)?.iter().fold(0_u16, |n, c| n * 10 + u16::from(c - b'0'));
+        *part = u8::try_from(number).ok()?;
         i += len;
     }
     let next = at(b, i);
@@ -215,6 +232,7 @@ fn versioned(b: &[u8], start: usize, end: usize) -> bool {
         "productversion",
         "assemblyversion",
         "revision",
+        "rev",
         "oid",
     ];
     // what stands between "driver" and an address
@@ -241,7 +259,7 @@ fn versioned(b: &[u8], start: usize, end: usize) -> bool {
     // "package Storage.Engine 4.15.88.213"
     let part = |c: &&u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_');
     let name = b.get(..start - 1).map_or(0, |l| l.iter().rev().take(64).take_while(part).count());
-    name > 0 && is(word_before(b, start - 1 - name), VERSIONS)
+    name > 0 && is(word_before(b, start - 1 - name), &["package", "assembly", "module", "library"])
 }
 
 /// `001a.2b3c.4d5e`, as switches write them.
@@ -255,12 +273,12 @@ pub(super) fn dotted_macs(b: &[u8], out: &mut Vec<Found>) {
             .enumerate()
             .all(|(n, c)| if n % 5 == 4 { *c == b'.' } else { c.is_ascii_hexdigit() });
         let (prev, next) = (before(b, start), at(b, start + 14));
-        let alone = !joined(prev)
-            && !matches!(prev, b'.' | b'-')
-            && !joined(next)
-            && !(next == b'.' && at(b, start + 15).is_ascii_alphanumeric());
+        let longer = joined(prev)
+            || matches!(prev, b'.' | b'-')
+            || joined(next)
+            || next == b'.' && at(b, start + 15).is_ascii_alphanumeric();
         // 1234.5678.9012 is a number of some kind
-        if shape && alone && token.iter().any(u8::is_ascii_alphabetic) {
+        if shape && !longer && token.iter().any(u8::is_ascii_alphabetic) {
             out.push(Found { start, end: start + 14, kind: Kind::Mac });
             from = start + 14;
         }

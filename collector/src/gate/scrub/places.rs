@@ -39,10 +39,15 @@ pub(super) fn pair(b: &[u8], digit: usize, run: usize) -> Option<Found> {
         return None;
     }
     let (first, first_end) = decimal(b, start)?;
-    let gap =
-        b.get(first_end..)?.iter().take(4).take_while(|c| matches!(**c, b',' | b';' | b' ' | b'/')).count();
-    let second = first_end + gap;
-    let (other, end) = decimal(b, second).filter(|_| (1..=3).contains(&gap))?;
+    let behind = b.get(first_end..)?;
+    let signs = behind.iter().take(4).take_while(|c| matches!(**c, b',' | b';' | b' ' | b'/')).count();
+    // "lat 48.1372 long 11.5761"
+    let named = [&b"long "[..], b"lon ", b"lng "]
+        .iter()
+        .find(|w| behind.get(signs..).is_some_and(|r| r.starts_with(w)))
+        .map_or(0, |w| w.len());
+    let second = first_end + signs + named;
+    let (other, end) = decimal(b, second).filter(|_| (1..=3).contains(&signs))?;
     // well-known text has the longitude in front
     let point = word_before(b, start).eq_ignore_ascii_case(b"point");
     let (lat, lon) = if point { (other, first) } else { (first, other) };

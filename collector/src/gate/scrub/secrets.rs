@@ -35,7 +35,7 @@ pub(super) const TOKENS: &[(&str, usize)] = &[
 ];
 
 /// How far a token is read to decide on it, in bytes.
-const LOOK: usize = 4096;
+const LOOK: usize = 512;
 
 /// Whether a token of form `form` stands at `start`.
 pub(super) fn token(b: &[u8], start: usize, form: usize) -> Option<Found> {

@@ -12,7 +12,7 @@ fn find(text: &str, wanted: u16) -> Vec<Found> {
 }
 
 /// The text with each finding as `<kind>`.
-fn masked(text: &str) -> String {
+pub(super) fn masked(text: &str) -> String {
     let mut out = String::new();
     let mut done = 0;
     for f in find(text, ALL) {

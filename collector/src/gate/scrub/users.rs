@@ -5,7 +5,7 @@ use super::find::{Found, at, before, is_done, word_before};
 
 /// Names below `Users` or `home` that are nobody's.
 const SHARED: &[&str] =
-    &["public", "default", "default user", "all users", "shared", "defaultapppool", "%username%"];
+    &["public", "default", "default user", "all users", "shared", "temp", "defaultapppool", "%username%"];
 
 /// Accounts of the system, and words that stand where a name could.
 pub(super) const NOBODY: &[&str] = &[
@@ -140,11 +140,19 @@ pub(super) const CUES: &[&str] = &[
     "ublickey for ",
     "assword for ",
     "for user ",
+    "of user ",
     "ser '",
     "ser \"",
     "ser \\\"",
+    "role \"",
     "sudo: ",
     "uid=",
+    "(to root) ",
+    "]: (",
+    "chown ",
+    "crontab -u ",
+    "sudo -u ",
+    "login -u ",
 ];
 
 /// The name behind a cue.
@@ -164,7 +172,7 @@ pub(super) fn after_cue(b: &[u8], start: usize, cue: usize) -> Option<Found> {
             return None;
         }
         from += 1;
-    } else if quoted && !matches!(before(b, start), b'u' | b'U') {
+    } else if quoted && cue.starts_with('s') && !matches!(before(b, start), b'u' | b'U') {
         return None;
     } else if !quoted && matches!(at(b, from), b'\'' | b'"') {
         from += 1;
@@ -179,6 +187,9 @@ pub(super) fn after_cue(b: &[u8], start: usize, cue: usize) -> Option<Found> {
     let ends = match cue {
         "sudo: " => behind.starts_with(b" : "),
         "uid=" => behind.starts_with(b")"),
+        "]: (" => behind.starts_with(b") CMD"),
+        "chown " => matches!(behind.first(), Some(b':' | b'.' | b' ')),
+        "crontab -u " | "sudo -u " | "login -u " => matches!(behind.first(), None | Some(b' ')),
         _ if quoted => matches!(behind.first(), Some(b'\'' | b'"' | b'\\')),
         // "for user mode only" goes on in prose; a name is followed by little
         _ => {

@@ -2,4 +2,14 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod dispatch;
+pub mod encode;
 pub mod gate;
+pub mod intake;
+pub mod own;
+pub mod pipeline;
+#[cfg(test)]
+mod testing;

@@ -278,6 +278,25 @@ impl Batch {
         copy.finish();
     }
 
+    /// The place reached so far.
+    #[must_use]
+    pub fn mark(&self) -> BatchMark {
+        BatchMark {
+            rows: self.rows.len(),
+            nodes: self.nodes.len(),
+            ext: self.ext.len(),
+            bytes: self.bytes.len(),
+        }
+    }
+
+    /// Removes the events written since a mark of this batch.
+    pub fn reset_to(&mut self, mark: BatchMark) {
+        self.rows.truncate(mark.rows);
+        self.nodes.truncate(mark.nodes);
+        self.ext.truncate(mark.ext);
+        self.bytes.truncate(mark.bytes);
+    }
+
     /// Starts an event. It is kept by [`EventBuilder::finish`] and gone otherwise.
     pub fn begin(&mut self, schema: &Arc<Schema>, head: Head) -> EventBuilder<'_> {
         if self.memo.is_empty() {
@@ -303,6 +322,15 @@ impl Batch {
         let start_bytes = self.bytes.len();
         EventBuilder { batch: self, row, start_bytes, ext_depth: None, skipped: 0, done: false }
     }
+}
+
+/// A place in a batch to come back to.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchMark {
+    rows: usize,
+    nodes: usize,
+    ext: usize,
+    bytes: usize,
 }
 
 /// A place to come back to when the decoding of a payload fails half way.

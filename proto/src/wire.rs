@@ -7,8 +7,8 @@ mod decode;
 mod encode;
 
 pub use decode::{BlockReader, SchemaInterner, WireError};
-pub use encode::BlockBuilder;
 pub(crate) use encode::varint;
+pub use encode::{BlockBuilder, BlockMark};
 
 /// The block format written and the highest one read.
 pub const FORMAT: u32 = 1;

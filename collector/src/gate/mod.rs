@@ -9,7 +9,7 @@ mod edits;
 mod explain;
 pub(crate) mod glob;
 pub mod level;
-mod names;
+pub(crate) mod names;
 mod rules;
 pub mod scrub;
 #[cfg(test)]

@@ -229,6 +229,12 @@ impl<'a> BlockReader<'a> {
         self.events.len()
     }
 
+    /// Encoded bytes of the event at `index`; 0 when there is none.
+    #[must_use]
+    pub fn event_len(&self, index: usize) -> usize {
+        self.events.get(index).map_or(0, |(_, encoded)| encoded.len())
+    }
+
     /// Size of the block in bytes.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -21,6 +21,14 @@ pub struct BlockBuilder {
     events: u32,
 }
 
+/// A place in a block to come back to.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockMark {
+    len: usize,
+    schemas: usize,
+    events: u32,
+}
+
 impl Default for BlockBuilder {
     fn default() -> BlockBuilder {
         BlockBuilder::new()
@@ -65,6 +73,20 @@ impl BlockBuilder {
     #[must_use]
     pub fn finish(self) -> Vec<u8> {
         self.out
+    }
+
+    /// The place reached so far.
+    #[must_use]
+    pub fn mark(&self) -> BlockMark {
+        BlockMark { len: self.out.len(), schemas: self.schemas.len(), events: self.events }
+    }
+
+    /// Takes back what was written since a mark of this block.
+    pub fn reset_to(&mut self, mark: BlockMark) {
+        self.out.truncate(mark.len);
+        self.schemas.retain(|_, index| (*index as usize) < mark.schemas);
+        self.last = (0, 0);
+        self.events = mark.events;
     }
 
     /// Appends one event with its changes and the telemetry level the gate gave it; `None` = no

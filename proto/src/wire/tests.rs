@@ -253,3 +253,25 @@ fn no_bytes_make_it_panic() {
         read(&bytes);
     }
 }
+
+#[test]
+fn a_block_goes_back_to_a_mark_as_if_nothing_had_been_written_since() {
+    let batch = sample();
+    let (first, second) = (batch.get(0).unwrap(), batch.get(1).unwrap());
+    let full = TelemetryLevel::Full;
+    let mut plain = BlockBuilder::new();
+    plain.push(first, full, &Unchanged);
+    plain.push(second, full, &Unchanged);
+    let mut marked = BlockBuilder::new();
+    let mark = marked.mark();
+    marked.push(second, full, &Unchanged);
+    marked.reset_to(mark);
+    assert!(marked.is_empty());
+    marked.push(first, full, &Unchanged);
+    let mark = marked.mark();
+    marked.push(second, full, &Unchanged);
+    marked.reset_to(mark);
+    assert_eq!(marked.events(), 1);
+    marked.push(second, full, &Unchanged);
+    assert_eq!(marked.finish(), plain.finish());
+}

@@ -1,0 +1,200 @@
+//! The configuration: one TOML file plus `conf.d/*.toml` beside it, laid over it in the order of
+//! their names. Unknown keys are errors; all errors are found at once.
+//!
+//! ```toml
+//! [host]
+//! name = "web-01"
+//!
+//! [telemetry]
+//! level = "Enhanced"
+//!
+//! [ring]
+//! path = "/var/lib/tidegate/ring"
+//! size = "256MiB"
+//!
+//! [sources.setup]
+//! type = "etl"
+//! path = "/var/log/setup.etl"
+//!
+//! [sinks.archive]
+//! type = "directory"
+//! path = "/var/log/tidegate"
+//! ```
+
+mod error;
+mod load;
+mod secret;
+mod section;
+mod sinks;
+#[cfg(test)]
+mod tests;
+mod tree;
+pub mod units;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tidegate_proto::level::TelemetryLevel;
+use tidegate_ring::RingOptions;
+
+pub use error::{ConfigError, Problem};
+pub use load::{load, parse};
+pub use secret::{NoReference, Secret, SecretError, SecretRef};
+pub use sinks::{FilterConfig, Order, RetryConfig, SinkSection, Start};
+
+/// A checked configuration: what is here can be used.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The files it was read from, in order.
+    pub files: Vec<PathBuf>,
+    /// `[host]`
+    pub host: Host,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
+    /// `[ring]`
+    pub ring: RingConfig,
+    /// `[intake]`
+    pub intake: IntakeConfig,
+    /// `[health]`
+    pub health: HealthConfig,
+    /// `[log]`
+    pub log: LogConfig,
+    /// `[shutdown]`
+    pub shutdown: ShutdownConfig,
+    /// `[sources.NAME]`
+    pub sources: Vec<SourceSection>,
+    /// `[sinks.NAME]`
+    pub sinks: Vec<SinkSection>,
+}
+
+/// Whose events these are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// `name`: part of blob names and event ids; 1 to 63 of `A-Z a-z 0-9 . _ -`. Default: the
+    /// system's host name, other characters replaced by `-`.
+    pub name: String,
+    /// `stream`: same characters. Default: `events`.
+    pub stream: String,
+}
+
+/// What is collected.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// `level`: the configuration's ceiling. Default: none, so Enhanced is in force where no
+    /// one else says less.
+    pub level: Option<TelemetryLevel>,
+    /// `policy_file`: the administrator's ceiling. Default: `/etc/tidegate/policy.toml`.
+    pub policy_file: PathBuf,
+    /// `default_level`: the level of events that no rule knows. Default: what the catalogues
+    /// say, `Full` in the one that comes with the program.
+    pub default_level: Option<TelemetryLevel>,
+    /// `catalogues`: files laid over the catalogue that comes with the program. Default: none.
+    pub catalogues: Vec<PathBuf>,
+    /// `scrub`: whether personal data is looked for and changed. Default: what the catalogues say.
+    pub scrub: Option<bool>,
+    /// `off`: switches that are off, such as `sql`. Default: none.
+    pub off: Vec<String>,
+    /// `[telemetry.pseudonyms]`: with a key, personal data is replaced by pseudonyms; without
+    /// one it is masked.
+    pub pseudonyms: Option<Pseudonyms>,
+}
+
+/// `[telemetry.pseudonyms]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pseudonyms {
+    /// `key_id`: shown in the events; 1 to 16 of `A-Z a-z 0-9 -`.
+    pub key_id: String,
+    /// `key`: a reference to at least 16 secret bytes.
+    pub key: SecretRef,
+    /// `period`: how often pseudonyms change. Default: 30 days.
+    pub period: Duration,
+}
+
+/// Where events wait.
+#[derive(Clone, Debug)]
+pub struct RingConfig {
+    /// `path`: a folder of its own. Default: `/var/lib/tidegate/ring`.
+    pub path: PathBuf,
+    /// `size` (256 MiB), `full` (`drop-oldest`), `max_age` (none), `compression` (`zstd:1`),
+    /// `commit_delay` (100 ms), `commit_bytes` (4 MiB), `segment_size` (a sixteenth of the size).
+    pub options: RingOptions,
+}
+
+/// Between sources and ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IntakeConfig {
+    /// `seal_bytes`: encoded bytes at which a block is closed. Default: 256 KiB.
+    pub seal_bytes: usize,
+    /// `seal_age`: longest time that events wait for a block to fill. Default: 50 ms.
+    pub seal_age: Duration,
+    /// `max_event`: larger events are dropped and counted as `oversize`. Default: 1 MiB.
+    pub max_event: usize,
+    /// `queue`: batches that wait for the gate. Default: 16.
+    pub queue: usize,
+}
+
+impl Default for IntakeConfig {
+    fn default() -> IntakeConfig {
+        IntakeConfig {
+            seal_bytes: 256 << 10,
+            seal_age: Duration::from_millis(50),
+            max_event: 1 << 20,
+            queue: 16,
+        }
+    }
+}
+
+/// The collector's own events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// `events`: whether the collector sends events about itself. Default: true.
+    pub events: bool,
+    /// `every`: how often it tells its account. Default: 15 minutes.
+    pub every: Duration,
+}
+
+impl Default for HealthConfig {
+    fn default() -> HealthConfig {
+        HealthConfig { events: true, every: Duration::from_secs(900) }
+    }
+}
+
+/// How the program logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `level`: a filter such as `info` or `info,tidegate::dispatch=debug`. Default: `info`.
+    pub level: String,
+    /// `format`: `text` or `json`. Default: text.
+    pub json: bool,
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { level: "info".to_owned(), json: false }
+    }
+}
+
+/// The end of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShutdownConfig {
+    /// `drain`: how long sinks may go on delivering when the program is asked to stop; the rest
+    /// stays on disk. Default: 10 seconds.
+    pub drain: Duration,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> ShutdownConfig {
+        ShutdownConfig { drain: Duration::from_secs(10) }
+    }
+}
+
+/// `[sources.NAME]`
+#[derive(Clone, Debug)]
+pub struct SourceSection {
+    /// Its name; the key of its stored position.
+    pub name: String,
+    /// `type`.
+    pub kind: String,
+    /// Everything else, `type` included, as the sources read it.
+    pub table: toml::Table,
+}

@@ -1,0 +1,229 @@
+//! From stored blocks to what a sink gets: where a batch ends, and what is left in it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidegate_proto::batch::Batch;
+use tidegate_proto::ids::{Seq, SeqRange};
+use tidegate_proto::level::{LossReason, TelemetryLevel};
+use tidegate_proto::wire::{BlockReader, SchemaInterner, WireError};
+use tidegate_ring::{PerLevel, ReadLimit, Ring, RingError, StoredBlock};
+use tidegate_sinks::{BatchLimits, Origin, SinkBatch};
+
+use super::filter::Filter;
+
+/// A block that was read ahead.
+#[derive(Clone, Debug)]
+pub(super) struct Ahead {
+    pub block: StoredBlock,
+    /// Place and encoded size of each event.
+    pub events: Vec<(Seq, u32)>,
+}
+
+/// What follows a place, as far as it was read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fetched {
+    pub blocks: Vec<Ahead>,
+    /// Every place up to here is in a block or empty.
+    pub end: Seq,
+}
+
+/// A block that this program cannot read.
+#[derive(Debug, thiserror::Error)]
+#[error("block {range}: {source}")]
+pub struct Unreadable {
+    pub range: SeqRange,
+    #[source]
+    pub source: WireError,
+}
+
+/// Why nothing could be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+}
+
+/// Reads what follows `after`.
+pub(super) fn fetch(
+    ring: &dyn Ring,
+    after: Seq,
+    limit: ReadLimit,
+    known: &mut SchemaInterner,
+) -> Result<Fetched, FetchError> {
+    let read = ring.read(after, limit)?;
+    let mut out = Fetched { blocks: Vec::with_capacity(read.blocks.len()), end: read.end };
+    for block in read.blocks {
+        let range = block.range;
+        let reader = BlockReader::new(&block.data, known).map_err(|source| Unreadable { range, source })?;
+        let len = |n| u32::try_from(reader.event_len(n)).unwrap_or(u32::MAX);
+        let events = match &block.seqs {
+            Some(seqs) => seqs.iter().enumerate().map(|(n, s)| (*s, len(n))).collect(),
+            None => (0..reader.events())
+                .zip(range.first().0..=range.last().0)
+                .map(|(n, s)| (Seq(s), len(n)))
+                .collect(),
+        };
+        out.blocks.push(Ahead { block, events });
+    }
+    Ok(out)
+}
+
+/// Where a batch that begins behind `after` ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// It is full: its last place.
+    Full(Seq),
+    /// What was read does not fill it. The last place explained, and the number of events.
+    Open(Seq, u64),
+}
+
+/// Decides where a batch ends: pure. `last` bounds it.
+pub(super) fn cut(fetched: &Fetched, after: Seq, last: Seq, limits: &BatchLimits) -> Cut {
+    let (mut events, mut bytes) = (0u64, 0u64);
+    let mut end = after;
+    for (seq, len) in fetched.blocks.iter().flat_map(|a| &a.events) {
+        if *seq <= after {
+            continue;
+        }
+        if *seq > last {
+            break;
+        }
+        let sum = bytes.saturating_add(u64::from(*len));
+        if events > 0 && (events >= u64::from(limits.events.max(1)) || sum > limits.bytes) {
+            return Cut::Full(end);
+        }
+        events += 1;
+        bytes = sum;
+        end = *seq;
+    }
+    let explained = fetched.end.min(last).max(end);
+    if events >= u64::from(limits.events.max(1)) || bytes >= limits.bytes {
+        Cut::Full(end)
+    } else {
+        Cut::Open(explained, events)
+    }
+}
+
+/// A batch and what was left out of it.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub batch: SinkBatch,
+    /// Events in the batch, per level.
+    pub levels: PerLevel,
+    /// Events left out.
+    pub lost: BTreeMap<LossReason, PerLevel>,
+    /// Encoded bytes of the batch's events.
+    pub bytes: u64,
+}
+
+/// What a batch is made with; one a sink.
+#[derive(Debug)]
+pub(super) struct Maker {
+    pub origin: Arc<Origin>,
+    pub filter: Filter,
+    pub known: SchemaInterner,
+    pub spare: Vec<(Batch, Vec<Seq>)>,
+}
+
+pub(super) fn count(levels: &mut PerLevel, level: Option<TelemetryLevel>) {
+    let level = level.unwrap_or(TelemetryLevel::Full);
+    if let Some(n) = levels.get_mut(usize::from(level as u8)) {
+        *n += 1;
+    }
+}
+
+impl Maker {
+    /// Makes the batch of a run from its blocks.
+    pub fn make(
+        &mut self,
+        range: SeqRange,
+        blocks: &[Ahead],
+        in_force: TelemetryLevel,
+    ) -> Result<Made, FetchError> {
+        let (mut batch, mut seqs) = self.spare.pop().unwrap_or_default();
+        batch.clear();
+        seqs.clear();
+        let mut made = (PerLevel::default(), BTreeMap::<LossReason, PerLevel>::new(), 0u64);
+        for ahead in blocks {
+            let unreadable = |source| Unreadable { range: ahead.block.range, source };
+            let reader = BlockReader::new(&ahead.block.data, &mut self.known).map_err(unreadable)?;
+            for (index, (seq, len)) in ahead.events.iter().enumerate() {
+                if !range.contains(*seq) {
+                    continue;
+                }
+                let at = batch.len();
+                let mark = batch.mark();
+                reader.read_one(index, &mut batch).map_err(unreadable)?;
+                let Some(event) = batch.get(at) else { continue };
+                let level = event.head().telemetry_level;
+                match self.filter.left_out(event, in_force) {
+                    None => {
+                        count(&mut made.0, level);
+                        made.2 += u64::from(*len);
+                        seqs.push(*seq);
+                    }
+                    Some(reason) => {
+                        count(made.1.entry(reason).or_default(), level);
+                        batch.reset_to(mark);
+                    }
+                }
+            }
+        }
+        let (levels, lost, bytes) = made;
+        let batch = SinkBatch::new(Arc::clone(&self.origin), range, in_force, batch, seqs);
+        // places come from the ring in order; anything else is its fault, not a reason to lose events
+        let batch = batch
+            .ok_or_else(|| RingError::Misuse(format!("the ring gave the places of {range} out of order")))?;
+        Ok(Made { batch, levels, lost, bytes })
+    }
+
+    /// Takes a batch's memory back.
+    pub fn recycle(&mut self, batch: SinkBatch) {
+        if self.spare.len() < 4 {
+            self.spare.push(batch.into_parts());
+        }
+    }
+}
+
+/// Reads all of a run.
+pub(super) fn fetch_run(
+    ring: &dyn Ring,
+    range: SeqRange,
+    known: &mut SchemaInterner,
+) -> Result<Vec<Ahead>, FetchError> {
+    let mut blocks = Vec::new();
+    let mut after = Seq(range.first().0 - 1);
+    while after < range.last() {
+        let limit = ReadLimit { bytes: 1 << 20, events: range.last().0 - after.0 };
+        let read = fetch(ring, after, limit, known)?;
+        blocks.extend(read.blocks.into_iter().filter(|a| a.block.range.first() <= range.last()));
+        if read.end <= after {
+            break;
+        }
+        after = read.end;
+    }
+    Ok(blocks)
+}
+
+/// How many events of a run the ring holds, per level.
+pub(super) fn present(
+    range: SeqRange,
+    blocks: &[Ahead],
+    known: &mut SchemaInterner,
+) -> Result<PerLevel, FetchError> {
+    let mut levels = PerLevel::default();
+    let mut scratch = Batch::new();
+    for ahead in blocks {
+        let unreadable = |source| Unreadable { range: ahead.block.range, source };
+        let reader = BlockReader::new(&ahead.block.data, known).map_err(unreadable)?;
+        for (index, _) in ahead.events.iter().enumerate().filter(|(_, (s, _))| range.contains(*s)) {
+            scratch.clear();
+            reader.read_one(index, &mut scratch).map_err(unreadable)?;
+            count(&mut levels, scratch.get(0).and_then(|e| e.head().telemetry_level));
+        }
+    }
+    Ok(levels)
+}

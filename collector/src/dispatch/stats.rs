@@ -1,0 +1,55 @@
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::pipeline::SinkProgress;
+
+/// What a dispatcher counts for progress; the account itself is the ring's.
+#[derive(Debug, Default)]
+pub struct Stats {
+    pub(super) delivered: AtomicU64,
+    pub(super) rejected: AtomicU64,
+    pub(super) left_out: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) deliveries: AtomicU64,
+    pub(super) failures: AtomicU64,
+    pub(super) waiting: AtomicU64,
+    last_ns: AtomicI64,
+    held: Mutex<Option<String>>,
+}
+
+impl Stats {
+    pub(super) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(super) fn delivered_at(&self, ns: i64) {
+        self.last_ns.store(ns, Ordering::Relaxed);
+    }
+
+    /// Notes why the sink holds, `None` when it does not; whether that is news.
+    pub(super) fn hold(&self, why: Option<&str>) -> bool {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = held.as_deref() != why;
+        if news {
+            *held = why.map(str::to_owned);
+        }
+        news
+    }
+
+    /// As it stands.
+    #[must_use]
+    pub fn progress(&self) -> SinkProgress {
+        let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        SinkProgress {
+            delivered: get(&self.delivered),
+            rejected: get(&self.rejected),
+            left_out: get(&self.left_out),
+            bytes: get(&self.bytes),
+            deliveries: get(&self.deliveries),
+            failures: get(&self.failures),
+            waiting: get(&self.waiting),
+            last_delivery_ns: Some(self.last_ns.load(Ordering::Relaxed)).filter(|n| *n != 0),
+            held: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}

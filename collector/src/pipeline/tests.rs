@@ -1,0 +1,183 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_proto::level::{DropReason, LossReason, TelemetryLevel};
+use tidegate_ring::{Chain, MemoryRing, Ring, RingOptions};
+
+use super::*;
+use crate::control::Who;
+use crate::testing::{Answer, Counting, Fake, retry, rules};
+
+fn parts(ring: &Arc<dyn Ring>, source: Counting, sinks: &[&Arc<Fake>]) -> Parts {
+    let sinks = sinks.iter().map(|s| SinkPart {
+        sink: Arc::clone(s) as Arc<dyn Sink>,
+        options: SinkOptions { seed: Some(1), ..SinkOptions::default() },
+    });
+    Parts {
+        ring: Arc::clone(ring),
+        rules: rules(),
+        sources: vec![Box::new(source)],
+        sinks: sinks.collect(),
+        options: PipelineOptions { until: Until::Delivered, ..PipelineOptions::default() },
+    }
+}
+
+fn ring() -> Arc<dyn Ring> {
+    MemoryRing::shared(RingOptions::default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_read_is_delivered_to_every_sink_once_and_the_account_closes() {
+    let ring = ring();
+    let (a, b) = (Fake::fine("a"), Fake::fine("b"));
+    let source = Counting { levels: vec![0, 1, 2, 3], ..Counting::new(0, 10_000) };
+    let summary = Pipeline::start(parts(&ring, source, &[&a, &b])).await.unwrap().wait().await.unwrap();
+    // Full is above the default level
+    let want: Vec<u64> = (0..10_000).filter(|n| n % 4 != 3).collect();
+    assert_eq!(a.numbers(), want);
+    assert_eq!(b.numbers(), want);
+    assert_eq!(a.seen.lock().unwrap().repeats, 0);
+    assert_eq!(summary.run.read, 10_000);
+    assert_eq!(summary.run.dropped[&DropReason::Level], 2500);
+    assert_eq!(summary.run.stored, [2500, 2500, 2500, 0]);
+    assert!(summary.complete(), "{summary}");
+    assert_eq!(summary.account_error, None);
+    let json = summary.to_json();
+    assert_eq!(json["run"]["sinks"]["a"]["delivered"]["Basic"], 2500);
+    assert_eq!(json["complete"], true);
+    let shown = summary.to_string();
+    assert!(shown.contains("sink a: delivered 7500") && shown.contains("the account closes"), "{shown}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_sink_gets_all_in_the_end_and_holds_up_nobody() {
+    let ring = ring();
+    let bad =
+        Fake::new("bad", |attempt, _| if attempt % 3 == 0 { Answer::Take } else { Answer::Fail(retry()) });
+    let good = Fake::fine("good");
+    let summary = Pipeline::start(parts(&ring, Counting::new(0, 5000), &[&bad, &good]))
+        .await
+        .unwrap()
+        .wait()
+        .await
+        .unwrap();
+    assert_eq!(bad.numbers(), (0..5000).collect::<Vec<_>>());
+    assert_eq!(good.numbers(), (0..5000).collect::<Vec<_>>());
+    assert!(summary.sinks["bad"].failures > 0);
+    assert!(summary.complete());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stopped_run_leaves_the_next_one_delivers() {
+    let ring = ring();
+    let away = Fake::new("s", |_, _| Answer::Fail(retry()));
+    let source = Counting { pause: Duration::from_millis(10), ..Counting::new(0, 100_000) };
+    let mut first = parts(&ring, source, &[&away]);
+    first.options.until = Until::Stopped;
+    let running = Pipeline::start(first).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(running.progress().sources_running == 1);
+    // a ring that stays open for the second run
+    let handle = running.handle();
+    assert!(handle.progress().sinks["s"].failures > 0);
+    let begun = tokio::time::Instant::now();
+    handle.stop(Duration::from_secs(3));
+    let kept = Keeps(Arc::clone(&ring));
+    let summary = running.wait().await.unwrap();
+    assert!(begun.elapsed() <= Duration::from_secs(4), "{:?}", begun.elapsed());
+    let read = summary.run.read;
+    assert!(read > 0 && read < 100_000, "{read}");
+    assert_eq!(summary.run.sinks.values().next().unwrap().held.iter().sum::<u64>(), read);
+    assert!(!summary.complete() && summary.account_error.is_none());
+    drop(kept);
+}
+
+/// Only here to say that the ring outlives the run.
+struct Keeps(#[allow(dead_code)] Arc<dyn Ring>);
+
+#[tokio::test(start_paused = true)]
+async fn lowering_the_level_purges_before_anything_more_is_sent() {
+    let ring = ring();
+    // nothing goes out until the level is lowered
+    let open = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let gate = Arc::clone(&open);
+    let sink = Fake::new("s", move |_, _| {
+        if gate.load(std::sync::atomic::Ordering::Relaxed) { Answer::Take } else { Answer::Hang }
+    });
+    let source = Counting { levels: vec![1, 2], pause: Duration::from_millis(20), ..Counting::new(0, 2000) };
+    let running = Pipeline::start(parts(&ring, source, &[&sink])).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let handle = running.handle();
+    let control = Arc::clone(handle.control());
+    open.store(true, std::sync::atomic::Ordering::Relaxed);
+    control.set_level(Some(TelemetryLevel::Basic), &Who("test".into())).await.unwrap();
+    let held = ring
+        .read(tidegate_proto::ids::Seq::ZERO, tidegate_ring::ReadLimit { bytes: u64::MAX, events: u64::MAX });
+    for block in held.unwrap().blocks {
+        assert_eq!(
+            block.class,
+            tidegate_proto::level::Class::Critical,
+            "nothing of Enhanced can be read back"
+        );
+    }
+    let audit = ring.chain_read(Chain::Audit, 1, 10).unwrap();
+    let last: serde_json::Value = serde_json::from_slice(&audit.last().unwrap().data).unwrap();
+    assert_eq!((last["who"].as_str(), last["to"]["level"].as_u64()), (Some("test"), Some(1)));
+    let summary = running.wait().await.unwrap();
+    assert_eq!(sink.seen.lock().unwrap().levels, [Some(1)].into());
+    assert_eq!(sink.numbers().len(), 1000);
+    let account = &summary.run.sinks.values().next().unwrap();
+    assert!(account.lost[&LossReason::Purged][2] > 0, "{summary}");
+    assert!(summary.run.dropped[&DropReason::Level] > 0);
+    assert_eq!(summary.account_error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn disabled_nothing_is_gathered_and_nothing_leaves_until_it_is_enabled() {
+    let ring = ring();
+    let sink = Fake::fine("s");
+    let source = Counting { pause: Duration::from_millis(10), ..Counting::new(0, 10_000) };
+    let running = Pipeline::start(parts(&ring, source, &[&sink])).await.unwrap();
+    let handle = running.handle();
+    let who = Who("test".into());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    handle.control().set_enabled(false, &who).await.unwrap();
+    let before = sink.numbers().len();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(sink.numbers().len(), before, "nothing leaves");
+    assert_eq!(ring.get("telemetry.enabled").unwrap(), Some(b"0".to_vec()), "and it holds over a restart");
+    handle.control().set_enabled(true, &who).await.unwrap();
+    let summary = running.wait().await.unwrap();
+    let disabled = summary.run.dropped[&DropReason::Disabled];
+    assert!(disabled > 0);
+    assert_eq!(sink.numbers().len() as u64, 10_000 - disabled);
+    assert!(summary.complete());
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_of_one_name_are_refused() {
+    let ring = ring();
+    let (a, b) = (Fake::fine("a"), Fake::fine("a"));
+    let e = Pipeline::start(parts(&ring, Counting::new(0, 1), &[&a, &b])).await.unwrap_err();
+    assert!(e.to_string().contains("two sinks called \"a\""), "{e}");
+    let mut p = parts(&ring, Counting { name: OWN_SOURCE.into(), ..Counting::new(0, 1) }, &[]);
+    p.sinks.clear();
+    assert!(matches!(Pipeline::start(p).await.unwrap_err(), StartError::OwnName(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_collector_tells_about_itself_on_the_same_way() {
+    let ring = ring();
+    let sink = Fake::fine("s");
+    let source = Counting { pause: Duration::from_secs(1), ..Counting::new(0, 100_000) };
+    let mut p = parts(&ring, source, &[&sink]);
+    p.options.own_events = Some(Duration::from_secs(60));
+    p.options.until = Until::Stopped;
+    let running = Pipeline::start(p).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    let summary = running.stop(Duration::from_secs(5)).await.unwrap();
+    let own = sink.numbers().iter().filter(|n| **n == u64::MAX).count();
+    assert_eq!(own, 1, "the settings begin with a text");
+    assert_eq!(summary.run.read as usize, sink.numbers().len());
+    assert!(summary.account_error.is_none());
+}

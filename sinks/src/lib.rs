@@ -5,15 +5,22 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+mod config;
+pub mod directory;
 pub mod events;
+pub mod format;
 pub mod http;
+pub mod layout;
+pub mod limits;
 pub mod secret;
 mod sink;
+pub mod stdout;
 #[cfg(feature = "test-util")]
 pub mod testing;
 pub mod units;
 
 pub use clock::Clock;
+pub use config::{BuildError, SinkConfig};
 pub use sink::{
     BatchLimits, BoxError, BoxFuture, DeliverError, Delivered, Object, Origin, RejectReason, Rejected, Sink,
     SinkBatch,

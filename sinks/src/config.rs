@@ -1,0 +1,102 @@
+//! `[sinks.NAME]`: the type of a sink and its settings, and the sink made from them.
+//!
+//! ```toml
+//! [sinks.local]
+//! type = "directory"
+//! path = "/var/lib/tidegate/out"
+//! batch = { bytes = "16MiB", age = "10s" }
+//! ```
+//!
+//! Common to all: `batch`, the overrides of [`BatchConfig`](crate::limits::BatchConfig), and for
+//! those that use HTTP `http`, an [`HttpConfig`](crate::http::HttpConfig) with time-outs, TLS,
+//! pins and proxy.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tidegate_proto::ids::SinkId;
+
+use crate::Sink;
+use crate::directory::{DirectoryConfig, DirectoryError, DirectorySink};
+use crate::http::HttpContext;
+use crate::limits::LimitError;
+use crate::stdout::{StdoutConfig, StdoutSink};
+
+/// The settings of one sink, told apart by `type`. Unknown keys are errors.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum SinkConfig {
+    /// Files in a folder.
+    Directory(DirectoryConfig),
+    /// JSON Lines on standard output.
+    Stdout(StdoutConfig),
+}
+
+/// Why a sink cannot be made: a mistake in its settings, or a file or secret they name is not
+/// usable. Holds no secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// `type = "directory"`
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A limit.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+}
+
+impl SinkConfig {
+    /// Its `type`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            SinkConfig::Directory(_) => "directory",
+            SinkConfig::Stdout(_) => "stdout",
+        }
+    }
+
+    /// Makes the sink. Reads what the settings name (certificates, keys), opens no connection.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn build(&self, name: &SinkId, _ctx: &HttpContext) -> Result<Arc<dyn Sink>, BuildError> {
+        Ok(match self {
+            SinkConfig::Directory(c) => Arc::new(DirectorySink::new(name, c)?),
+            SinkConfig::Stdout(c) => Arc::new(StdoutSink::new(name, c)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(text: &str) -> Result<Arc<dyn Sink>, String> {
+        let config: SinkConfig = toml::from_str(text).map_err(|e| e.to_string())?;
+        config.build(&SinkId::new("s"), &HttpContext::default()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn sinks_are_made_from_their_settings() {
+        let sink = build("type = \"stdout\"\nbatch = { events = 7, age = \"3s\" }").unwrap();
+        assert_eq!((sink.limits().events, sink.limits().age.as_secs()), (7, 3));
+        let sink = build("type = \"directory\"\npath = \"out\"\ncompression = \"gzip\"").unwrap();
+        assert_eq!(sink.id().as_str(), "s");
+    }
+
+    #[test]
+    fn mistakes_name_the_key() {
+        for (text, word) in [
+            ("type = \"carrier-pigeon\"", "carrier-pigeon"),
+            ("path = \"out\"", "type"),
+            ("type = \"directory\"", "path"),
+            ("type = \"directory\"\npath = \"o\"\ncolour = 1", "colour"),
+            ("type = \"stdout\"\nbatch = { events = 0 }", "batch.events"),
+            ("type = \"stdout\"\nbatch = { bites = 1 }", "bites"),
+        ] {
+            let error = build(text).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+}

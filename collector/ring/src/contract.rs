@@ -62,6 +62,15 @@ pub struct Group {
 #[derive(Debug)]
 pub struct Ticket(pub(crate) oneshot::Receiver<Result<Option<SeqRange>, AppendError>>);
 
+impl Ticket {
+    /// A ticket that resolves with what is sent; for rings outside of this crate. A sender that
+    /// is dropped means that the ring was closed.
+    #[must_use]
+    pub fn new(receiver: oneshot::Receiver<Result<Option<SeqRange>, AppendError>>) -> Ticket {
+        Ticket(receiver)
+    }
+}
+
 impl Future for Ticket {
     type Output = Result<Option<SeqRange>, AppendError>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

@@ -16,6 +16,8 @@ pub mod limits;
 mod receipt;
 pub mod retry;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;

@@ -9,6 +9,8 @@
 
 mod counters;
 mod queue;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -200,16 +202,22 @@ impl Task {
         }
     }
 
-    /// Closes the group.
-    fn seal(&mut self) {
-        self.opened = None;
+    /// Counts what found no room here since the last call, by what kept it out.
+    fn count_refused(&mut self) {
         let refused = self.intake.take_refused();
         if refused > 0 {
             self.open.read += refused;
             self.counters.add_read(refused);
-            let held = self.held_until.is_some();
-            self.drop(if held { DropReason::RingFailed } else { DropReason::IntakeFull }, refused);
+            let failing = self.counters.trouble().is_some();
+            self.drop(if failing { DropReason::RingFailed } else { DropReason::IntakeFull }, refused);
+            self.opened.get_or_insert_with(Instant::now);
         }
+    }
+
+    /// Closes the group.
+    fn seal(&mut self) {
+        self.count_refused();
+        self.opened = None;
         let group = Group { blocks: self.encoder.take(), intake: std::mem::take(&mut self.open) };
         if group.intake != Read::default() || !group.blocks.is_empty() {
             self.queue.push(Waiting::new(group));
@@ -221,6 +229,7 @@ impl Task {
             queue::Done::Submitted => {}
             queue::Done::Stored { events, bytes } => {
                 self.counters.add_stored(events, bytes);
+                self.count_refused();
                 if self.counters.ring_trouble(None) {
                     info!("the ring writes again");
                 }
@@ -239,6 +248,7 @@ impl Task {
                 }
             }
             queue::Done::Failed(e) => {
+                self.count_refused();
                 if self.counters.ring_trouble(Some(e.to_string())) {
                     warn!(error = %e, "events wait: the ring cannot write");
                 }

@@ -19,16 +19,16 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use crate::RejectReason;
+use crate::http::Body;
+use crate::http::classify::{printable, retry_after};
 
-/// Most bytes of a reply's body that are read; an answer about 500 events has a few thousand.
-pub(super) const REPLY_BYTES_MAX: usize = 64 * 1024;
-/// A wish to wait longer than that is cut: a day.
-pub(super) const WAIT_MAX: Duration = Duration::from_secs(86_400);
+/// More body than that is no acknowledgement: an answer about 500 events has a few thousand bytes.
+const ACK_BYTES_MAX: usize = 256 * 1024;
 /// A tenant is held at most so long by one answer: 30 days.
 pub(super) const KILL_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 /// The parts of an answer that matter.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Reply {
     pub status: u16,
     /// `Retry-After` as it came.
@@ -43,24 +43,8 @@ pub(super) struct Reply {
     pub collector_error: Option<String>,
     /// The server's name for the request.
     pub request_id: String,
-    /// The body, or why there is none.
+    /// The body, as far as it came.
     pub body: Body,
-}
-
-/// A reply's body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Body {
-    Whole(Vec<u8>),
-    /// More than [`REPLY_BYTES_MAX`].
-    TooLong,
-    /// It ended before its time.
-    Cut,
-}
-
-impl Default for Body {
-    fn default() -> Body {
-        Body::Whole(Vec::new())
-    }
 }
 
 /// Which tenants the endpoint wants nothing of, and for how long.
@@ -133,9 +117,9 @@ impl Reply {
     fn acknowledged(&self, events: usize) -> Outcome {
         let again = |why: &str| Outcome::Retry { after: None, why: format!("status 200, {why}") };
         let body = match &self.body {
-            Body::Whole(body) => body,
-            Body::TooLong => return again("but more body than an acknowledgement has"),
-            Body::Cut => return again("but the body was cut short"),
+            Body::Whole(body) if body.len() <= ACK_BYTES_MAX => body,
+            Body::Whole(_) | Body::TooLong(_) => return again("but more body than an acknowledgement has"),
+            Body::Cut(_) => return again("but the body was cut short"),
         };
         let ack: Ack = if body.trim_ascii().is_empty() {
             Ack::default()
@@ -208,12 +192,10 @@ impl Reply {
 
     /// Status and what the endpoint says of it, at most 200 characters.
     fn words(&self) -> String {
-        let said = match (&self.collector_error, &self.body) {
-            (Some(error), _) => error.clone(),
-            (None, Body::Whole(body)) => {
-                String::from_utf8_lossy(body.get(..160).unwrap_or(body)).into_owned()
-            }
-            (None, _) => String::new(),
+        let body = self.body.bytes();
+        let said = match &self.collector_error {
+            Some(error) => error.clone(),
+            None => String::from_utf8_lossy(body.get(..160).unwrap_or(body)).into_owned(),
         };
         words(&format!("status {}: {}", self.status, said)).trim_end_matches([' ', ':']).to_owned()
     }
@@ -221,7 +203,7 @@ impl Reply {
 
 /// At most 200 characters, none that a terminal would obey.
 pub(super) fn words(text: &str) -> String {
-    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    printable(text, 200)
 }
 
 /// The reason words are the endpoint's own and not listed anywhere.
@@ -238,16 +220,6 @@ fn kind_of(reason: &str) -> RejectReason {
 fn seconds(text: &str) -> Option<Duration> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)))
-}
-
-/// A wait as seconds or as an HTTP date, at most [`WAIT_MAX`]; a date gone by is no wait.
-pub(super) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
-    let text = text.trim();
-    let wait = seconds(text).or_else(|| {
-        let date = httpdate::parse_http_date(text).ok()?;
-        Some(date.duration_since(now).unwrap_or_default())
-    })?;
-    Some(wait.min(WAIT_MAX))
 }
 
 #[cfg(test)]

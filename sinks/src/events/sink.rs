@@ -156,7 +156,7 @@ impl EventsSink {
         }
         let tokens: Vec<&str> =
             tenants.iter().filter_map(|t| self.parts.mapping.tenants.get(*t)).map(|t| t.token()).collect();
-        let clock = SystemTime::now();
+        let clock = self.parts.transport.client.clock().now();
         let head = Head {
             tokens: tokens.join(","),
             upload_time_ms: clock.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis()),
@@ -172,7 +172,7 @@ impl EventsSink {
         let outcome = reply.outcome(events.len(), clock);
         let (outcome, only_this) = self.killed(&reply, &tenants, outcome);
         let object = |events: usize| Object {
-            destination: self.parts.transport.destination().to_owned(),
+            destination: self.parts.transport.destination.clone(),
             sha256: Sha256::digest(&packed).into(),
             len: packed.len() as u64,
             events: u32::try_from(events).unwrap_or(u32::MAX),
@@ -248,7 +248,7 @@ impl Sink for EventsSink {
     fn check(&self) -> BoxFuture<'_, Result<(), DeliverError>> {
         Box::pin(async {
             let reply = self.parts.transport.options().await?;
-            match reply.outcome(1, SystemTime::now()) {
+            match reply.outcome(1, self.parts.transport.client.clock().now()) {
                 // the question needs no method of its own
                 Outcome::Stop { .. } if reply.status == 405 || reply.status == 501 => Ok(()),
                 Outcome::Stop { advice, why } => {

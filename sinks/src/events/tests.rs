@@ -18,12 +18,6 @@ use super::mapping::{Mapping, Pattern};
 use super::*;
 use crate::{Origin, SinkBatch};
 
-/// A client without TLS, for servers on this machine.
-pub(super) fn client() -> reqwest::Client {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap()
-}
-
 /// Three tenants.
 pub(super) const TOKENS: [&str; 3] = [
     "0123456789abcdef0123456789abcdef-11111111-2222-3333-4444-555555555555-6789",

@@ -7,6 +7,7 @@ use super::super::recorder::{Recorder, Step};
 use super::super::sink::Parts;
 use super::super::transport::Transport;
 use super::*;
+use crate::http::{Client, HttpConfig, HttpContext};
 use crate::{BatchLimits, DeliverError, Delivered, RejectReason, Sink as _};
 
 const CAPS: Caps = Caps { events: EVENTS_MAX, body_bytes: BODY_BYTES_MAX, event_bytes: EVENT_BYTES_MAX };
@@ -20,7 +21,8 @@ fn sink_with(recorder: &Recorder, mapping: Mapping, compression: Compression, ca
         timeout: Duration::from_secs(60),
     };
     let url = recorder.url();
-    let transport = Transport { client: client(), url: url.parse().unwrap(), destination: url };
+    let client = Client::new(&HttpConfig::default(), &HttpContext::default()).unwrap();
+    let transport = Transport { client, url: url.parse().unwrap(), destination: url };
     let id = tidegate_proto::ids::SinkId::new("cloud");
     EventsSink::assemble(Parts { id, mapping, compression, caps, limits, transport })
 }

@@ -12,6 +12,7 @@ pub mod format;
 pub mod http;
 pub mod layout;
 pub mod limits;
+pub mod otlp;
 pub mod secret;
 mod sink;
 pub mod stdout;

@@ -14,6 +14,8 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 pub use reqwest::{Method, Url, header};
 use serde::Deserialize;
@@ -239,6 +241,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body.
     pub body: Body,
+    /// Headers behind the body; gRPC has its status there.
+    pub trailers: HeaderMap,
 }
 
 impl Reply {
@@ -284,6 +288,19 @@ impl Client {
     /// # Errors
     /// When the configuration cannot be used.
     pub fn new(config: &HttpConfig, ctx: &HttpContext) -> Result<Client, HttpBuildError> {
+        Client::build(config, ctx, false)
+    }
+
+    /// Builds a client that speaks HTTP/2 alone, without asking first where there is no TLS:
+    /// for gRPC.
+    ///
+    /// # Errors
+    /// When the configuration cannot be used.
+    pub fn http2(config: &HttpConfig, ctx: &HttpContext) -> Result<Client, HttpBuildError> {
+        Client::build(config, ctx, true)
+    }
+
+    fn build(config: &HttpConfig, ctx: &HttpContext, http2: bool) -> Result<Client, HttpBuildError> {
         let tls = config.tls.build(ctx)?;
         let agent = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
         let mut builder = reqwest::Client::builder()
@@ -299,6 +316,9 @@ impl Client {
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_max_idle_per_host(8)
             .user_agent(config.user_agent.as_deref().unwrap_or(agent));
+        if http2 {
+            builder = builder.http2_prior_knowledge();
+        }
         if let Some(proxy) = &config.proxy {
             builder = builder.proxy(proxy.build()?);
         }
@@ -348,13 +368,17 @@ impl Client {
             return Err(HttpError::Broken { host, detail: format!("{size} bytes of headers") });
         }
         let status = response.status().as_u16();
+        let mut frames = reqwest::Body::from(response);
+        let mut trailers = HeaderMap::new();
         let body = tokio::time::timeout_at(end, async {
             let mut got = BytesMut::new();
             loop {
-                match response.chunk().await {
+                match frames.frame().await.transpose().map(|f| f.map(Frame::into_data)) {
                     Ok(None) => return (got, Body::Whole as fn(Bytes) -> Body),
                     Err(_) => return (got, Body::Cut as _),
-                    Ok(Some(chunk)) => {
+                    // bounded as headers are
+                    Ok(Some(Err(other))) => trailers = other.into_trailers().unwrap_or_default(),
+                    Ok(Some(Ok(chunk))) => {
                         let room = self.reply_max.saturating_sub(got.len());
                         got.extend_from_slice(chunk.get(..room.min(chunk.len())).unwrap_or_default());
                         if chunk.len() > room {
@@ -369,7 +393,7 @@ impl Client {
             Ok((got, kind)) => kind(got.freeze()),
             Err(_) => Body::Cut(Bytes::new()),
         };
-        Ok(Reply { status, headers, body })
+        Ok(Reply { status, headers, body, trailers })
     }
 }
 

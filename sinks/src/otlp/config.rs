@@ -1,0 +1,179 @@
+//! `[sinks.NAME]` with `type = "otlp"`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use tidegate_proto::ids::SinkId;
+
+use super::OtlpSink;
+use super::sink::Parts;
+use crate::BatchLimits;
+use crate::http::header::{HeaderMap, HeaderName, HeaderValue};
+use crate::http::{Client, HttpBuildError, HttpConfig, HttpContext, Url, redact};
+use crate::secret::{SecretError, SecretRef};
+use crate::units::{Size, Span};
+
+/// How requests travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OtlpProtocol {
+    /// HTTP with protobuf bodies, usually port 4318.
+    #[default]
+    Http,
+    /// gRPC over HTTP/2, usually port 4317.
+    Grpc,
+}
+
+/// How requests are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OtlpCompression {
+    /// Not.
+    None,
+    /// gzip, which every receiver takes.
+    #[default]
+    Gzip,
+}
+
+/// The sink's settings.
+///
+/// ```toml
+/// [sinks.logs]
+/// type = "otlp"
+/// url = "https://collector.example.com:4318/v1/logs"
+/// headers = { authorization = "file:/etc/tidegate/otlp-token" }
+/// ```
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtlpConfig {
+    /// `url`: with `http` the whole address, `…/v1/logs`; with `grpc` scheme, host and port.
+    pub url: String,
+    /// `protocol`: `http` or `grpc`. Default: `http`.
+    #[serde(default)]
+    pub protocol: OtlpProtocol,
+    /// `compression`: `gzip` or `none`. Default: `gzip`.
+    #[serde(default)]
+    pub compression: OtlpCompression,
+    /// `headers`: sent with each request, as references to secrets.
+    #[serde(default)]
+    pub headers: BTreeMap<String, SecretRef>,
+    /// `max_events` of a request, 1 to 10,000. Default: 2,000.
+    #[serde(default = "max_events")]
+    pub max_events: u32,
+    /// `max_bytes` of a request before compression, 64 KiB to 64 MiB. Default: 3 MiB, as a
+    /// collector takes 4 MiB over gRPC unless told otherwise.
+    #[serde(default = "max_bytes")]
+    pub max_bytes: Size,
+    /// `age`: a batch that is not full leaves when its oldest event has waited so long. Default: 5 s.
+    #[serde(default = "age")]
+    pub age: Span,
+    /// `in_flight`: requests on their way at a time, 1 to 16. Default: 2.
+    #[serde(default = "in_flight")]
+    pub in_flight: u32,
+    /// `[….http]`
+    #[serde(default)]
+    pub http: HttpConfig,
+}
+
+fn max_events() -> u32 {
+    2_000
+}
+
+fn max_bytes() -> Size {
+    Size(3 << 20)
+}
+
+fn age() -> Span {
+    Span::seconds(5)
+}
+
+fn in_flight() -> u32 {
+    2
+}
+
+/// What keeps a sink from being made. Holds no secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OtlpError {
+    /// A setting is out of its range.
+    #[error("{key}: {why}")]
+    Setting {
+        /// Which.
+        key: &'static str,
+        /// What is allowed.
+        why: &'static str,
+    },
+    /// A header cannot be sent.
+    #[error("headers.{0}: its name or value has characters that no header can have")]
+    Header(String),
+    /// A header's secret cannot be had.
+    #[error("headers.{name}")]
+    Secret {
+        /// Which header.
+        name: String,
+        /// Why.
+        #[source]
+        source: SecretError,
+    },
+    /// The client cannot be built.
+    #[error(transparent)]
+    Http(#[from] HttpBuildError),
+}
+
+impl OtlpConfig {
+    /// Makes the sink. Sends nothing.
+    ///
+    /// # Errors
+    /// [`OtlpError`].
+    pub fn build(&self, id: SinkId, ctx: &HttpContext) -> Result<OtlpSink, OtlpError> {
+        let range = |key, fits: bool, why| if fits { Ok(()) } else { Err(OtlpError::Setting { key, why }) };
+        range("max_events", (1..=10_000).contains(&self.max_events), "from 1 to 10000")?;
+        let bytes = (64 << 10)..=(64 << 20);
+        range("max_bytes", bytes.contains(&self.max_bytes.0), "from 64KiB to 64MiB")?;
+        range("in_flight", (1..=16).contains(&self.in_flight), "from 1 to 16")?;
+        let wrong = OtlpError::Setting { key: "url", why: "an https or http URL without user and password" };
+        let Ok(mut url) = self.url.parse::<Url>() else { return Err(wrong) };
+        let plain = matches!(url.scheme(), "https" | "http") && url.username().is_empty();
+        if !plain || url.password().is_some() || !url.has_host() {
+            return Err(wrong);
+        }
+        let client = match self.protocol {
+            OtlpProtocol::Http => Client::new(&self.http, ctx)?,
+            OtlpProtocol::Grpc => {
+                let root = matches!(url.path(), "" | "/") && url.query().is_none();
+                range("url", root, "with grpc: scheme, host and port only")?;
+                url.set_path("/opentelemetry.proto.collector.logs.v1.LogsService/Export");
+                Client::http2(&self.http, ctx)?
+            }
+        };
+        let mut headers = HeaderMap::new();
+        for (name, reference) in &self.headers {
+            let bad = || OtlpError::Header(name.clone());
+            let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
+            let secret =
+                reference.resolve().map_err(|source| OtlpError::Secret { name: name.clone(), source })?;
+            let mut value = HeaderValue::from_str(secret.expose()).map_err(|_| bad())?;
+            value.set_sensitive(true);
+            headers.insert(key, value);
+        }
+        let limits = BatchLimits {
+            events: self.max_events,
+            // OTLP takes a little more than our own protobuf; what is larger still goes in halves
+            bytes: self.max_bytes.0 / 2,
+            age: self.age.0,
+            in_flight: self.in_flight,
+            timeout: self.http.timeout.0.saturating_add(std::time::Duration::from_secs(5)),
+        };
+        Ok(OtlpSink(Parts {
+            id,
+            client,
+            destination: redact(url.as_str()),
+            url,
+            protocol: self.protocol,
+            compression: self.compression,
+            headers,
+            max_bytes: usize::try_from(self.max_bytes.0).unwrap_or(usize::MAX),
+            limits,
+        }))
+    }
+}

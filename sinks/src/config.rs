@@ -18,8 +18,10 @@ use tidegate_proto::ids::SinkId;
 
 use crate::Sink;
 use crate::directory::{DirectoryConfig, DirectoryError, DirectorySink};
+use crate::events::{EventsConfig, EventsError};
 use crate::http::HttpContext;
 use crate::limits::LimitError;
+use crate::otlp::{OtlpConfig, OtlpError};
 use crate::stdout::{StdoutConfig, StdoutSink};
 
 /// The settings of one sink, told apart by `type`. Unknown keys are errors.
@@ -29,6 +31,10 @@ use crate::stdout::{StdoutConfig, StdoutSink};
 pub enum SinkConfig {
     /// Files in a folder.
     Directory(DirectoryConfig),
+    /// Common Schema events to a OneCollector endpoint.
+    Events(EventsConfig),
+    /// OpenTelemetry logs.
+    Otlp(OtlpConfig),
     /// JSON Lines on standard output.
     Stdout(StdoutConfig),
 }
@@ -41,6 +47,12 @@ pub enum BuildError {
     /// `type = "directory"`
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// `type = "events"`
+    #[error(transparent)]
+    Events(#[from] EventsError),
+    /// `type = "otlp"`
+    #[error(transparent)]
+    Otlp(#[from] OtlpError),
     /// A limit.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -52,6 +64,8 @@ impl SinkConfig {
     pub fn kind(&self) -> &'static str {
         match self {
             SinkConfig::Directory(_) => "directory",
+            SinkConfig::Events(_) => "events",
+            SinkConfig::Otlp(_) => "otlp",
             SinkConfig::Stdout(_) => "stdout",
         }
     }
@@ -60,9 +74,11 @@ impl SinkConfig {
     ///
     /// # Errors
     /// [`BuildError`].
-    pub fn build(&self, name: &SinkId, _ctx: &HttpContext) -> Result<Arc<dyn Sink>, BuildError> {
+    pub fn build(&self, name: &SinkId, ctx: &HttpContext) -> Result<Arc<dyn Sink>, BuildError> {
         Ok(match self {
             SinkConfig::Directory(c) => Arc::new(DirectorySink::new(name, c)?),
+            SinkConfig::Events(c) => Arc::new(c.build(name, ctx)?),
+            SinkConfig::Otlp(c) => Arc::new(c.build(name, ctx)?),
             SinkConfig::Stdout(c) => Arc::new(StdoutSink::new(name, c)?),
         })
     }
@@ -81,6 +97,12 @@ mod tests {
     fn sinks_are_made_from_their_settings() {
         let sink = build("type = \"stdout\"\nbatch = { events = 7, age = \"3s\" }").unwrap();
         assert_eq!((sink.limits().events, sink.limits().age.as_secs()), (7, 3));
+        let otlp = "type = \"otlp\"\nurl = \"https://collector.example:4318/v1/logs\"";
+        assert_eq!(build(otlp).unwrap().limits().events, 2_000);
+        let token = "0123456789abcdef0123456789abcdef-11111111-2222-3333-4444-555555555555-6789";
+        let url = "https://events.example/OneCollector/1.0/";
+        let events = format!("type = \"events\"\nurl = \"{url}\"\ntenant = \"value:{token}\"");
+        assert_eq!(build(&events).unwrap().limits().events, 500);
         let sink = build("type = \"directory\"\npath = \"out\"\ncompression = \"gzip\"").unwrap();
         assert_eq!(sink.id().as_str(), "s");
     }

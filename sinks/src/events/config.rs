@@ -1,5 +1,7 @@
 //! `[sinks.NAME]` with `type = "events"`.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use tidegate_proto::ids::SinkId;
 
@@ -10,8 +12,8 @@ use super::transport::Transport;
 use super::{EventsSink, sink};
 use crate::BatchLimits;
 use crate::http::{Client, HttpBuildError, HttpConfig, HttpContext, Url, redact};
+use crate::limits::{BatchConfig, LimitError};
 use crate::secret::{SecretError, SecretRef};
-use crate::units::{Size, Span};
 
 /// The sink's settings. Tenant tokens are secrets and given by reference only.
 ///
@@ -58,19 +60,10 @@ pub struct EventsConfig {
     /// Which fields hold personal data, besides those that their types, tags or the scrubber tell.
     #[serde(default)]
     pub pii: Vec<PiiRule>,
-    /// Most events of a request, 1 to 500.
-    #[serde(default = "events_max")]
-    pub max_events: u32,
-    /// Most bytes of a request before compression, 64 KiB to 2 MiB.
-    #[serde(default = "body_max")]
-    pub max_bytes: Size,
-    /// A request that is not full leaves when its oldest event has waited so long. The
-    /// default of 2 s is what real-time events are promised.
-    #[serde(default = "age")]
-    pub age: Span,
-    /// Requests on their way at a time, 1 to 16.
-    #[serde(default = "in_flight")]
-    pub in_flight: u32,
+    /// `batch`: overrides of 500 events, 1 MiB, an age of 2 s (what real-time events are
+    /// promised), 2 requests at a time. A larger batch is cut into several requests.
+    #[serde(default)]
+    pub batch: BatchConfig,
     /// `[….http]`: time-outs, TLS, pins, proxy.
     #[serde(default)]
     pub http: HttpConfig,
@@ -90,34 +83,13 @@ fn yes() -> bool {
     true
 }
 
-fn events_max() -> u32 {
-    EVENTS_MAX as u32
-}
-
-fn body_max() -> Size {
-    Size(BODY_BYTES_MAX as u64)
-}
-
-fn age() -> Span {
-    Span::seconds(2)
-}
-
-fn in_flight() -> u32 {
-    2
-}
-
 /// What keeps a sink from being made. Holds no secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventsError {
-    /// A setting is out of its range.
-    #[error("{key}: {why}")]
-    Setting {
-        /// Which.
-        key: &'static str,
-        /// What is allowed.
-        why: String,
-    },
+    /// The address is none.
+    #[error("url: an https or http URL without user and password, https://HOST/OneCollector/1.0/")]
+    Url,
     /// What a reference leads to is no tenant token.
     #[error("tenant {reference:?}")]
     Tenant {
@@ -142,6 +114,9 @@ pub enum EventsError {
         /// The second reference.
         reference: SecretRef,
     },
+    /// A limit is out of its range.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// The client cannot be built.
     #[error(transparent)]
     Http(#[from] HttpBuildError),
@@ -152,23 +127,11 @@ impl EventsConfig {
     ///
     /// # Errors
     /// [`EventsError`].
-    pub fn build(&self, id: SinkId, ctx: &HttpContext) -> Result<EventsSink, EventsError> {
-        let range = |key, fits: bool, why: &str| {
-            if fits { Ok(()) } else { Err(EventsError::Setting { key, why: why.to_owned() }) }
-        };
-        let most = 1..=events_max();
-        range("max_events", most.contains(&self.max_events), "from 1 to 500")?;
-        let body_bytes = usize::try_from(self.max_bytes.0).unwrap_or(usize::MAX);
-        range("max_bytes", (65_536..=BODY_BYTES_MAX).contains(&body_bytes), "from 64KiB to 2MiB")?;
-        range("in_flight", (1..=16).contains(&self.in_flight), "from 1 to 16")?;
-        let wrong = || EventsError::Setting {
-            key: "url",
-            why: "an https or http URL without user and password, https://HOST/OneCollector/1.0/".to_owned(),
-        };
-        let url: Url = self.url.parse().map_err(|_| wrong())?;
+    pub fn build(&self, id: &SinkId, ctx: &HttpContext) -> Result<EventsSink, EventsError> {
+        let url: Url = self.url.parse().map_err(|_| EventsError::Url)?;
         let plain = matches!(url.scheme(), "https" | "http") && url.username().is_empty();
         if !plain || url.password().is_some() || !url.has_host() {
-            return Err(wrong());
+            return Err(EventsError::Url);
         }
 
         let mut tenants: Vec<Tenant> = Vec::new();
@@ -188,17 +151,17 @@ impl EventsConfig {
             tenants.push(tenant);
             routes.extend(providers.iter().map(|pattern| (pattern.clone(), place)));
         }
-        let limits = BatchLimits {
-            events: self.max_events,
+        let limits = self.batch.over(BatchLimits {
+            events: EVENTS_MAX as u32,
             // JSON takes about twice what protobuf does; what takes more is cut into several requests
-            bytes: self.max_bytes.0 / 2,
-            age: self.age.0,
-            in_flight: self.in_flight,
+            bytes: BODY_BYTES_MAX as u64 / 2,
+            age: Duration::from_secs(2),
+            in_flight: 2,
             // the client's own time-out comes first and says more; a batch may be several requests
-            timeout: self.http.timeout.0.saturating_mul(4),
-        };
+            timeout: self.http.timeout.0.saturating_mul(4).min(Duration::from_secs(3600)),
+        })?;
         Ok(EventsSink::assemble(sink::Parts {
-            id,
+            id: id.clone(),
             mapping: Mapping {
                 tenants,
                 routes,
@@ -208,7 +171,7 @@ impl EventsConfig {
                 scrub_ip: self.scrub_ip,
             },
             compression: self.compression,
-            caps: Caps { events: self.max_events as usize, body_bytes, event_bytes: EVENT_BYTES_MAX },
+            caps: Caps { events: EVENTS_MAX, body_bytes: BODY_BYTES_MAX, event_bytes: EVENT_BYTES_MAX },
             limits,
             transport: Transport {
                 client: Client::new(&self.http, ctx)?,
@@ -228,15 +191,15 @@ mod tests {
         let text =
             format!("url = \"https://e.example/OneCollector/1.0/\"\ntenant = \"value:{token}\"\n{more}");
         let config: EventsConfig = toml::from_str(&text).map_err(|e| e.to_string())?;
-        config.build(SinkId::new("cloud"), &HttpContext::default()).map_err(|e| format!("{e} {e:?}"))
+        config.build(&SinkId::new("cloud"), &HttpContext::default()).map_err(|e| format!("{e} {e:?}"))
     }
 
     #[test]
     fn the_settings_are_read() {
         let sink = build("", TOKENS[0]).unwrap();
-        assert_eq!((sink.parts.limits.events, sink.parts.limits.age), (500, age().0));
+        assert_eq!((sink.parts.limits.events, sink.parts.limits.age), (500, Duration::from_secs(2)));
         let more = format!(
-            "compression = \"deflate\"\nage = \"500ms\"\nhost = false\n[[tenants]]\ntoken = \"value:{}\"\n\
+            "compression = \"deflate\"\nbatch = {{ age = \"500ms\", events = 2000 }}\nhost = false\n[[tenants]]\ntoken = \"value:{}\"\n\
              providers = [\"Contoso.*\", \"Fabrikam\"]\n[[latency]]\nmax_level = \"Basic\"\nclass = \"real-time\"\n\
              [[pii]]\nfield = \"user*\"\nkind = \"smtp-address\"\n[http]\ntimeout = \"5s\"\n",
             TOKENS[1]
@@ -244,7 +207,7 @@ mod tests {
         let sink = build(&more, TOKENS[0]).unwrap();
         assert_eq!((sink.parts.mapping.routes.len(), sink.parts.mapping.routes[1].1), (2, 1));
         assert_eq!((sink.parts.compression, sink.parts.mapping.host), (Compression::Deflate, false));
-        assert_eq!(sink.parts.limits.timeout, Span::seconds(20).0);
+        assert_eq!(sink.parts.limits.timeout, Duration::from_secs(20));
     }
 
     #[test]
@@ -252,10 +215,8 @@ mod tests {
         let twice = format!("[[tenants]]\ntoken = \"value:{}\"\nproviders = []", TOKENS[0]);
         for (more, token, word) in [
             ("urll = 1", TOKENS[0], "urll"),
-            ("max_events = 501", TOKENS[0], "max_events"),
-            ("max_bytes = \"3MiB\"", TOKENS[0], "max_bytes"),
-            ("in_flight = 0", TOKENS[0], "in_flight"),
-            ("age = \"soon\"", TOKENS[0], "100ms"),
+            ("batch = { in_flight = 0 }", TOKENS[0], "in_flight"),
+            ("batch = { age = \"soon\" }", TOKENS[0], "100ms"),
             ("compression = \"zip\"", TOKENS[0], "zip"),
             ("[[pii]]\nfield = \"x\"\nkind = \"shoe-size\"", TOKENS[0], "shoe-size"),
             ("", "hunter2", "***"),

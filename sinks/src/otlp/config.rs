@@ -1,6 +1,7 @@
 //! `[sinks.NAME]` with `type = "otlp"`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tidegate_proto::ids::SinkId;
@@ -10,8 +11,9 @@ use super::sink::Parts;
 use crate::BatchLimits;
 use crate::http::header::{HeaderMap, HeaderName, HeaderValue};
 use crate::http::{Client, HttpBuildError, HttpConfig, HttpContext, Url, redact};
+use crate::limits::{BatchConfig, LimitError};
 use crate::secret::{SecretError, SecretRef};
-use crate::units::{Size, Span};
+use crate::units::Size;
 
 /// How requests travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -57,38 +59,21 @@ pub struct OtlpConfig {
     /// `headers`: sent with each request, as references to secrets.
     #[serde(default)]
     pub headers: BTreeMap<String, SecretRef>,
-    /// `max_events` of a request, 1 to 10,000. Default: 2,000.
-    #[serde(default = "max_events")]
-    pub max_events: u32,
     /// `max_bytes` of a request before compression, 64 KiB to 64 MiB. Default: 3 MiB, as a
     /// collector takes 4 MiB over gRPC unless told otherwise.
     #[serde(default = "max_bytes")]
     pub max_bytes: Size,
-    /// `age`: a batch that is not full leaves when its oldest event has waited so long. Default: 5 s.
-    #[serde(default = "age")]
-    pub age: Span,
-    /// `in_flight`: requests on their way at a time, 1 to 16. Default: 2.
-    #[serde(default = "in_flight")]
-    pub in_flight: u32,
+    /// `batch`: overrides of 2,000 events, 1.5 MiB, an age of 5 s, 2 requests at a time. A batch
+    /// that is larger than `max_bytes` as OTLP goes in halves.
+    #[serde(default)]
+    pub batch: BatchConfig,
     /// `[….http]`
     #[serde(default)]
     pub http: HttpConfig,
 }
 
-fn max_events() -> u32 {
-    2_000
-}
-
 fn max_bytes() -> Size {
     Size(3 << 20)
-}
-
-fn age() -> Span {
-    Span::seconds(5)
-}
-
-fn in_flight() -> u32 {
-    2
 }
 
 /// What keeps a sink from being made. Holds no secret.
@@ -115,6 +100,9 @@ pub enum OtlpError {
         #[source]
         source: SecretError,
     },
+    /// A limit is out of its range.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// The client cannot be built.
     #[error(transparent)]
     Http(#[from] HttpBuildError),
@@ -125,12 +113,10 @@ impl OtlpConfig {
     ///
     /// # Errors
     /// [`OtlpError`].
-    pub fn build(&self, id: SinkId, ctx: &HttpContext) -> Result<OtlpSink, OtlpError> {
+    pub fn build(&self, id: &SinkId, ctx: &HttpContext) -> Result<OtlpSink, OtlpError> {
         let range = |key, fits: bool, why| if fits { Ok(()) } else { Err(OtlpError::Setting { key, why }) };
-        range("max_events", (1..=10_000).contains(&self.max_events), "from 1 to 10000")?;
         let bytes = (64 << 10)..=(64 << 20);
         range("max_bytes", bytes.contains(&self.max_bytes.0), "from 64KiB to 64MiB")?;
-        range("in_flight", (1..=16).contains(&self.in_flight), "from 1 to 16")?;
         let wrong = OtlpError::Setting { key: "url", why: "an https or http URL without user and password" };
         let Ok(mut url) = self.url.parse::<Url>() else { return Err(wrong) };
         let plain = matches!(url.scheme(), "https" | "http") && url.username().is_empty();
@@ -156,16 +142,18 @@ impl OtlpConfig {
             value.set_sensitive(true);
             headers.insert(key, value);
         }
-        let limits = BatchLimits {
-            events: self.max_events,
+        let hour = Duration::from_secs(3600);
+        let limits = self.batch.over(BatchLimits {
+            events: 2_000,
             // OTLP takes a little more than our own protobuf; what is larger still goes in halves
             bytes: self.max_bytes.0 / 2,
-            age: self.age.0,
-            in_flight: self.in_flight,
-            timeout: self.http.timeout.0.saturating_add(std::time::Duration::from_secs(5)),
-        };
+            age: Duration::from_secs(5),
+            in_flight: 2,
+            // the client's own time-out comes first and says more
+            timeout: self.http.timeout.0.saturating_add(Duration::from_secs(5)).min(hour),
+        })?;
         Ok(OtlpSink(Parts {
-            id,
+            id: id.clone(),
             client,
             destination: redact(url.as_str()),
             url,

@@ -20,7 +20,7 @@ fn config(text: &str) -> OtlpConfig {
 }
 
 fn sink(text: &str) -> OtlpSink {
-    config(text).build(SinkId::new("logs"), &HttpContext::default()).unwrap()
+    config(text).build(&SinkId::new("logs"), &HttpContext::default()).unwrap()
 }
 
 fn unpack(body: &[u8]) -> ExportRequest {
@@ -132,13 +132,12 @@ fn what_is_wrong_in_the_settings_is_named() {
         ("url = \"ftp://h/\"", "url"),
         ("url = \"http://u:p@h/\"", "url"),
         ("url = \"http://h/v1/logs\"\nprotocol = \"grpc\"", "host and port only"),
-        ("url = \"http://h/\"\nmax_events = 0", "max_events"),
         ("url = \"http://h/\"\nmax_bytes = \"1GiB\"", "max_bytes"),
-        ("url = \"http://h/\"\nin_flight = 99", "in_flight"),
+        ("url = \"http://h/\"\nbatch = { in_flight = 99 }", "in_flight"),
         ("url = \"http://h/\"\nheaders = { \"a b\" = \"x\" }", "a b"),
         ("url = \"http://h/\"\nheaders = { a = \"env:TIDEGATE_NO_SUCH_VARIABLE\" }", "headers.a"),
     ] {
-        let error = config(text).build(SinkId::new("logs"), &HttpContext::default()).unwrap_err();
+        let error = config(text).build(&SinkId::new("logs"), &HttpContext::default()).unwrap_err();
         assert!(error.to_string().contains(word), "{text}: {error}");
     }
     assert!(toml::from_str::<OtlpConfig>("url = \"http://h/\"\nurll = 1").is_err());

@@ -1,6 +1,21 @@
 //! Where events come from: the [`Source`] contract and its implementations.
 #![forbid(unsafe_code)]
 
+pub mod capture;
+mod config;
+mod content;
+#[cfg(feature = "test-util")]
+pub mod contract;
+pub mod etl;
+pub mod etw;
+mod feed;
+mod files;
+pub mod jsonl;
+pub mod pace;
+mod position;
 mod source;
+pub mod synthetic;
 
+pub use config::{Replay, SourceConfig};
+pub use content::{Kind, detect};
 pub use source::{Closed, Intake, Item, Offer, Outlet, Source, SourceEnd, SourceError, SourceInfo, intake};

@@ -190,6 +190,12 @@ impl Intake {
         }
     }
 
+    /// Whether no batch lies in it.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.items.is_empty()
+    }
+
     /// Events refused since the last call because there was no room: to be counted as
     /// read and dropped, `intake_full`.
     #[must_use]

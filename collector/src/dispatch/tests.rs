@@ -60,7 +60,11 @@ impl Bench {
             sink: Arc::clone(sink) as Arc<dyn Sink>,
             options,
             ring: Arc::clone(&self.ring),
-            origin: Arc::new(Origin { host: "h".into(), stream: "events".into(), epoch: self.ring.status().epoch }),
+            origin: Arc::new(Origin {
+                host: "h".into(),
+                stream: "events".into(),
+                epoch: self.ring.status().epoch,
+            }),
             in_force: self.in_force.subscribe(),
             phase: self.phase.subscribe(),
             abort: self.abort.clone(),
@@ -243,7 +247,11 @@ async fn events_refused_for_good_are_counted_and_kept_with_the_reason() {
     let mut bench = Bench::new();
     bench.append(1, &[2, 3, 2, 1]).await;
     let sink = Fake::new("s", |_, _| {
-        let refuse = |seq| Rejected { seq: Seq(seq), reason: RejectReason::Invalid, detail: "no \"such\" field".into() };
+        let refuse = |seq| Rejected {
+            seq: Seq(seq),
+            reason: RejectReason::Invalid,
+            detail: "no \"such\" field".into(),
+        };
         // one of them is none of the batch's
         Answer::TakeBut(vec![refuse(4), refuse(2), refuse(99)])
     });
@@ -451,10 +459,16 @@ async fn chance_decides_and_the_account_closes_all_the_same() {
                 5 => Answer::Fail(DeliverError::Split { source: "413".into() }),
                 6 => Answer::Hang,
                 7 => Answer::TakeAfter(Duration::from_secs(3)),
-                8 => Answer::Fail(DeliverError::Reject { reason: RejectReason::Invalid, source: "bad".into() }),
+                8 => {
+                    Answer::Fail(DeliverError::Reject { reason: RejectReason::Invalid, source: "bad".into() })
+                }
                 _ => {
                     let seq = batch.iter().next().unwrap().0;
-                    Answer::TakeBut(vec![Rejected { seq, reason: RejectReason::Invalid, detail: String::new() }])
+                    Answer::TakeBut(vec![Rejected {
+                        seq,
+                        reason: RejectReason::Invalid,
+                        detail: String::new(),
+                    }])
                 }
             }
         });
@@ -487,12 +501,7 @@ fn a_broken_block_is_named() {
     let mut made = block(&[2, 2], 1);
     made.data = bytes::Bytes::from_static(b"\x08\x63");
     wait(async { ring.append(group(vec![made])).await.unwrap().await.unwrap() });
-    let e = fetch(
-        &*ring,
-        Seq::ZERO,
-        ReadLimit { bytes: 1, events: 1 },
-        &mut SchemaInterner::new(),
-    )
-    .unwrap_err();
+    let e =
+        fetch(&*ring, Seq::ZERO, ReadLimit { bytes: 1, events: 1 }, &mut SchemaInterner::new()).unwrap_err();
     assert!(e.to_string().contains("block 1-2") && e.to_string().contains("format 99"), "{e}");
 }

@@ -47,7 +47,8 @@ impl Ring for Flaky {
                 return Err(AppendError::ReadOnly("no room left".into()));
             }
             let (done, ticket) = oneshot::channel();
-            let bad = self.bad_tickets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+            let bad =
+                self.bad_tickets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
             if bad.is_ok() {
                 let _ = done.send(Err(AppendError::ReadOnly("lost the disk".into())));
                 return Ok(Ticket::new(ticket));

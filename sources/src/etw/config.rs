@@ -1,0 +1,257 @@
+//! Settings of a live session.
+
+use serde::{Deserialize, Serialize};
+use tidegate_proto::guid;
+
+use crate::source::{Source, SourceError};
+
+/// Settings of an `etw` source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EtwConfig {
+    /// Name of the session, up to 128 characters. A session of this name that a crash left
+    /// behind is stopped and begun anew.
+    #[serde(default = "session")]
+    pub session: String,
+    /// The providers to listen to.
+    #[serde(default)]
+    pub providers: Vec<EtwProvider>,
+    /// Groups of kernel events; needs its own session and administrator's rights.
+    #[serde(default)]
+    pub kernel: Vec<KernelFlag>,
+    /// Size of a buffer, in KiB, 4 to 16,384.
+    #[serde(default = "buffer_kib")]
+    pub buffer_kib: u32,
+    /// Buffers there are at least; 0 = two for each processor.
+    #[serde(default)]
+    pub min_buffers: u32,
+    /// Buffers there are at most.
+    #[serde(default = "max_buffers")]
+    pub max_buffers: u32,
+    /// How often part-filled buffers are handed over, in milliseconds; whole seconds where
+    /// the system is older than Windows 10.
+    #[serde(default = "flush_ms")]
+    pub flush_ms: u32,
+    /// Whether events of one provider get to this session even when another session of the
+    /// same provider loses its own (`EVENT_TRACE_INDEPENDENT_SESSION_MODE`).
+    #[serde(default = "yes")]
+    pub independent: bool,
+    /// Who explains events that carry no schema of their own.
+    #[serde(default)]
+    pub decoder: EtwDecoder,
+}
+
+/// One provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EtwProvider {
+    /// Its GUID, or the name that it is registered by. A name that is not registered stands
+    /// for the GUID that TraceLogging and EventSource providers make of theirs.
+    pub provider: String,
+    /// Most verbose ETW level, 0 to 255.
+    #[serde(default = "verbose")]
+    pub level: u8,
+    /// Keywords of which an event must have one; 0 = every event.
+    #[serde(default)]
+    pub any: u64,
+    /// Keywords of which an event must have all.
+    #[serde(default)]
+    pub all: u64,
+    /// Whether to take the call stack of each event.
+    #[serde(default)]
+    pub stack: bool,
+    /// Only these event ids, up to 64; empty = all. Events of TraceLogging have id 0.
+    #[serde(default)]
+    pub ids: Vec<u16>,
+    /// All but these event ids, up to 64. Not together with `ids`.
+    #[serde(default)]
+    pub except_ids: Vec<u16>,
+    /// Only these processes, up to 8; empty = all.
+    #[serde(default)]
+    pub pids: Vec<u32>,
+    /// Whether `provider` names a provider group: all its members are enabled.
+    #[serde(default)]
+    pub group: bool,
+    /// Whether the provider is asked to tell its state when the session begins.
+    #[serde(default)]
+    pub rundown: bool,
+}
+
+/// A group of kernel events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KernelFlag {
+    /// Start and end of processes.
+    Process,
+    /// Start and end of threads.
+    Thread,
+    /// Loading of images.
+    ImageLoad,
+    /// Disk input and output.
+    DiskIo,
+    /// File names of it.
+    DiskFileIo,
+    /// File operations.
+    FileIo,
+    /// Registry calls.
+    Registry,
+    /// TCP and UDP.
+    NetworkTcpip,
+    /// Hard page faults.
+    HardFault,
+    /// Context switches. Many.
+    ContextSwitch,
+    /// Sampled stacks.
+    Profile,
+}
+
+impl KernelFlag {
+    /// Its bit in `EnableFlags`. Source: evntrace.h.
+    #[must_use]
+    pub fn bit(self) -> u32 {
+        match self {
+            KernelFlag::Process => 0x0000_0001,
+            KernelFlag::Thread => 0x0000_0002,
+            KernelFlag::ImageLoad => 0x0000_0004,
+            KernelFlag::DiskIo => 0x0000_0100,
+            KernelFlag::DiskFileIo => 0x0000_0200,
+            KernelFlag::HardFault => 0x0000_2000,
+            KernelFlag::ContextSwitch => 0x0000_0010,
+            KernelFlag::NetworkTcpip => 0x0001_0000,
+            KernelFlag::Registry => 0x0002_0000,
+            KernelFlag::Profile => 0x0100_0000,
+            KernelFlag::FileIo => 0x0200_0000,
+        }
+    }
+}
+
+/// Who explains events without a schema of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EtwDecoder {
+    /// Tidegate alone; the same on every machine.
+    #[default]
+    Own,
+    /// The system's registered manifests where Tidegate knows no schema.
+    System,
+}
+
+fn session() -> String {
+    "Tidegate".to_owned()
+}
+
+fn buffer_kib() -> u32 {
+    // large enough for the largest event (64 KiB) several times: small buffers lose bursts
+    256
+}
+
+fn max_buffers() -> u32 {
+    // 64 MiB with the usual size: a few seconds of a busy machine
+    256
+}
+
+fn flush_ms() -> u32 {
+    1000
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn verbose() -> u8 {
+    5
+}
+
+impl EtwProvider {
+    /// A provider with the usual settings.
+    #[must_use]
+    pub fn new(provider: &str) -> EtwProvider {
+        EtwProvider { provider: provider.to_owned(), level: verbose(), ..EtwProvider::default() }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let name = &self.provider;
+        if name.is_empty() || name.len() > 256 || name.contains('\0') {
+            return Err("provider must be a GUID or a name of up to 256 characters".to_owned());
+        }
+        if name.starts_with('{') && guid::parse(name).is_none() {
+            return Err(format!("provider \"{name}\" looks like a GUID and is none"));
+        }
+        if !self.ids.is_empty() && !self.except_ids.is_empty() {
+            return Err(format!("provider \"{name}\": use ids or except_ids, not both"));
+        }
+        // MAX_EVENT_FILTER_EVENT_ID_COUNT and MAX_EVENT_FILTER_PID_COUNT of evntprov.h
+        if self.ids.len().max(self.except_ids.len()) > 64 {
+            return Err(format!("provider \"{name}\": Windows filters by up to 64 event ids"));
+        }
+        if self.pids.len() > 8 {
+            return Err(format!("provider \"{name}\": Windows filters by up to 8 processes"));
+        }
+        if self.group && guid::parse(name).is_none() {
+            return Err(format!("provider \"{name}\": a group is named by its GUID"));
+        }
+        Ok(())
+    }
+}
+
+impl EtwConfig {
+    /// Settings with the usual buffers for some providers.
+    #[must_use]
+    pub fn new(providers: Vec<EtwProvider>) -> EtwConfig {
+        EtwConfig {
+            session: session(),
+            providers,
+            kernel: Vec::new(),
+            buffer_kib: buffer_kib(),
+            min_buffers: 0,
+            max_buffers: max_buffers(),
+            flush_ms: flush_ms(),
+            independent: true,
+            decoder: EtwDecoder::Own,
+        }
+    }
+
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// In words, naming the key.
+    pub fn check(&self) -> Result<(), String> {
+        if self.session.is_empty() || self.session.chars().count() > 128 || self.session.contains('\0') {
+            return Err("session must have 1 to 128 characters".to_owned());
+        }
+        if self.providers.is_empty() && self.kernel.is_empty() {
+            return Err("name at least one of providers or kernel".to_owned());
+        }
+        if !self.providers.is_empty() && !self.kernel.is_empty() {
+            return Err("a session has providers or kernel events; give each a source of its own".to_owned());
+        }
+        // the number of providers one session takes
+        if self.providers.len() > 512 {
+            return Err("a session takes up to 512 providers".to_owned());
+        }
+        if !(4..=16_384).contains(&self.buffer_kib) {
+            return Err("buffer_kib must lie between 4 and 16384".to_owned());
+        }
+        if !(2..=65_536).contains(&self.max_buffers) || self.min_buffers > self.max_buffers {
+            return Err("max_buffers must lie between 2 and 65536, and not below min_buffers".to_owned());
+        }
+        if !(1..=3_600_000).contains(&self.flush_ms) {
+            return Err("flush_ms must lie between 1 and 3600000".to_owned());
+        }
+        self.providers.iter().try_for_each(EtwProvider::check)
+    }
+
+    /// Makes the source.
+    ///
+    /// # Errors
+    /// Settings that contradict one another; [`SourceError::Unsupported`] away from Windows.
+    pub fn build(self, name: &str) -> Result<Box<dyn Source>, SourceError> {
+        self.check().map_err(|why| SourceError::Input { what: format!("source \"{name}\""), why })?;
+        make(self, name)
+    }
+}
+
+fn make(_: EtwConfig, name: &str) -> Result<Box<dyn Source>, SourceError> {
+    let needs = "Windows: event tracing is a part of it; elsewhere replay a trace with type = \"etl\"";
+    Err(SourceError::Unsupported { name: name.to_owned(), needs: needs.to_owned() })
+}

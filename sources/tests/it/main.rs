@@ -1,0 +1,6 @@
+//! Sources from the outside.
+
+mod conformance;
+mod detect;
+mod follow;
+mod replay;

@@ -39,9 +39,24 @@ impl Shared {
         };
         match read() {
             Ok(stored) => Ok(stored),
-            Err(e) if lost_for_good(&e) => Err(Unreadable::Damaged(e.to_string(), Vec::new())),
+            Err(e) if lost_for_good(&e) || unreadable(&e) && self.medium_works() => {
+                Err(Unreadable::Damaged(e.to_string(), Vec::new()))
+            }
             Err(e) => Err(Unreadable::Io(e)),
         }
+    }
+
+    /// Whether the disk can still write: if so, what it cannot read is damaged; if not, it may be
+    /// back later with all that is on it.
+    fn medium_works(&self) -> bool {
+        const PROBE: &str = "probe-read.tmp";
+        let probe = || {
+            let file = self.disk.create(PROBE)?;
+            file.write_at(0, b"?")?;
+            file.sync()?;
+            self.disk.remove(PROBE)
+        };
+        probe().is_ok()
     }
 
     /// A block, unpacked.
@@ -145,9 +160,13 @@ impl Shared {
     }
 }
 
-/// Whether trying again is of no use: the file is gone or cut, or the medium cannot read it.
+/// Whether trying again is of no use: the file is gone or cut.
 fn lost_for_good(e: &io::Error) -> bool {
-    const EIO: i32 = 5;
     matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
-        || cfg!(unix) && e.raw_os_error() == Some(EIO)
+}
+
+/// The medium cannot read it: `EIO`.
+fn unreadable(e: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    cfg!(unix) && e.raw_os_error() == Some(EIO)
 }

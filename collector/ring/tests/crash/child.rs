@@ -7,6 +7,7 @@
 //! lost FIRST LAST                   a hole was read
 //! settled FIRST LAST                the run is settled
 //! report TEXT                       the ring found damage
+//! stopped TEXT                      the disk fails
 //! bad TEXT                          an account did not close, or another thing that must not be
 //! ```
 
@@ -75,7 +76,7 @@ pub fn run(folder: &Path) {
         std::thread::spawn(move || fill(&*ring, Random::new(seed + n), round * 1000 + n * 500_000_000));
     }
     if let Err(e) = drain(&*ring, Random::new(seed + 9), None) {
-        say(&format!("bad draining: {e}"));
+        say(&format!("stopped {e}"));
     }
 }
 

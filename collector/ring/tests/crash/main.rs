@@ -35,7 +35,7 @@ fn kill_rounds(rounds: u64, mode: Mode, random: &mut Random) -> Ledger {
     let mut ledger = Ledger::new(mode);
     for round in 0..rounds {
         let after = std::time::Duration::from_micros(random.below(250_000));
-        ledger.round(folder.path(), round + 1, random.next(), |child| {
+        ledger.round(folder.path(), round + 1, random.next(), false, |child| {
             std::thread::sleep(after);
             child.kill().expect("killed");
         });
@@ -67,7 +67,7 @@ fn nothing_acknowledged_is_lost_to_a_loss_of_power() {
         let disk = power::Disk::new();
         let mut ledger = Ledger::new(mode);
         for round in 0..rounds {
-            ledger.round(&disk.ring(), round + 1, random.next(), |child| {
+            ledger.round(&disk.ring(), round + 1, random.next(), true, |child| {
                 disk.pull_the_plug(random.next());
                 child.kill().expect("killed");
             });

@@ -72,7 +72,7 @@ impl Ledger {
     }
 
     /// Starts a child, has `end` end it, and takes what it said.
-    pub fn round(&mut self, folder: &Path, round: u64, seed: u64, end: impl FnOnce(&mut Child)) {
+    pub fn round(&mut self, folder: &Path, round: u64, seed: u64, power: bool, end: impl FnOnce(&mut Child)) {
         self.rounds += 1;
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args(["--exact", "child", "--nocapture", "--test-threads", "1"])
@@ -92,10 +92,10 @@ impl Ledger {
         end(&mut child);
         child.wait().expect("ended");
         let said = reader.join().expect("read").expect("read");
-        self.take(&String::from_utf8_lossy(&said), round, seed);
+        self.take(&String::from_utf8_lossy(&said), round, seed, power);
     }
 
-    fn take(&mut self, said: &str, round: u64, seed: u64) {
+    fn take(&mut self, said: &str, round: u64, seed: u64, power: bool) {
         // the last line may be cut
         let whole = said.rfind('\n').map_or("", |end| &said[..=end]);
         for line in whole.lines().filter_map(|l| l.strip_prefix('@')) {
@@ -119,6 +119,8 @@ impl Ledger {
                     self.deliver(first, last, words.next().unwrap_or_default(), round, seed);
                 }
                 "settled" => {}
+                // a disk without power fails
+                "stopped" if power => {}
                 other => panic!("round {round}, seed {seed}: {other}: {line}"),
             }
         }
@@ -160,7 +162,7 @@ impl Ledger {
     // the final round is a child that is left alone until it has nothing to do
     fn drain_here(&mut self, ring: &SledRing, end: tidegate_proto::ids::Seq) {
         let said = child::record(|| child::drain(ring, Random::new(1), Some(end)).expect("drained"));
-        self.take(&said, self.rounds + 1, 1);
+        self.take(&said, self.rounds + 1, 1, false);
     }
 
     fn compare(&mut self, stored: u64, evicted: u64) {

@@ -1,6 +1,7 @@
 //! The book: what the ring is, in small values that survive a loss of power. A trait, so that
 //! the engine underneath can be changed; what the values mean is in [`record`].
 
+pub(crate) mod journal;
 pub(crate) mod record;
 pub(crate) mod sled_book;
 

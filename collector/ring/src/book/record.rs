@@ -25,6 +25,8 @@ pub(crate) struct Meta {
     pub purges: u64,
     pub anchors: [(u64, [u8; 32]); 2],
     pub positions: BTreeMap<String, Vec<u8>>,
+    /// The highest number that a segment got.
+    pub next_segment: u64,
 }
 
 /// What is known of a closed segment file.
@@ -75,6 +77,7 @@ impl Meta {
             e.n(*number).fixed(hash);
         }
         frame::encode_positions(&mut e, &self.positions);
+        e.n(self.next_segment);
         e.0
     }
 
@@ -92,6 +95,7 @@ impl Meta {
                 purges: d.n()?,
                 anchors: [(d.n()?, d.fixed()?), (d.n()?, d.fixed()?)],
                 positions: frame::decode_positions(&mut d)?,
+                next_segment: d.n()?,
             })
         })();
         read.ok_or(BadRecords::Damaged("totals"))

@@ -1,6 +1,9 @@
 //! The files of a ring as it uses them: one flat folder, few operations, so that tests can
 //! put a disk in their place that fills up, fails, and forgets what was not synced.
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -14,6 +17,8 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
     /// A file that is there, for reading.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// A file that is there, for reading and writing.
+    fn open_to_write(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
     /// Gives a file another name, in place of what had it.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file. Fine when there is none.
@@ -70,6 +75,11 @@ impl Disk for RealDisk {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         Ok(Box::new(RealFile(File::open(self.0.join(name))?)))
+    }
+
+    fn open_to_write(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(self.0.join(name))?;
+        Ok(Box::new(RealFile(file)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -384,13 +384,16 @@ impl Ledger {
     }
 
     /// Forgets what every sink has settled.
-    fn trim(&mut self) {
+    pub fn trim(&mut self) {
         let least = self.sinks.values().map(|s| s.settled).min().unwrap_or(self.trimmed);
         self.trim_to(least);
     }
 
     fn trim_to(&mut self, least: u64) {
-        self.trimmed = self.trimmed.max(least);
+        if least > self.trimmed {
+            self.trimmed = least;
+            self.dirty.insert(Key::Meta);
+        }
         while let Some(entry) = self.blocks.first_entry() {
             if entry.get().last > self.trimmed {
                 break;

@@ -1,10 +1,12 @@
 //! The thread that keeps the book. Who needs something durable marks it dirty in the state and
 //! calls [`Keeper::sync`]; all who wait are served by one write.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{Shared, State};
+use crate::book::journal::{self, Journal, Journaled};
 use crate::book::record::{self, Meta, SegmentRecord};
 use crate::book::{Book, Change, Row};
 use crate::ledger::Key;
@@ -68,10 +70,20 @@ impl Keeper {
     }
 }
 
+/// Journal and book, as the thread has them.
+#[derive(Debug)]
+pub(crate) struct Books {
+    pub journal: Journal,
+    pub book: Box<dyn Book>,
+    /// What the journal has and the book has not.
+    lag: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// The book's size when it was new.
+    fresh_bytes: u64,
+}
+
 /// The thread.
-pub(crate) fn run(shared: &Arc<Shared>, mut book: Box<dyn Book>) {
+pub(crate) fn run(shared: &Arc<Shared>, mut books: Books) {
     let keeper = &shared.keeper;
-    let mut fresh_bytes = book.disk_bytes();
     loop {
         let calls = keeper.lock();
         let calls = keeper
@@ -79,11 +91,16 @@ pub(crate) fn run(shared: &Arc<Shared>, mut book: Box<dyn Book>) {
             .wait_while(calls, |c| c.want == c.served && !c.stop)
             .unwrap_or_else(PoisonError::into_inner);
         if calls.want == calls.served {
+            drop(calls);
+            // the journal has it, so that this may fail
+            if let Err(e) = books.catch_up(shared) {
+                tracing::debug!("the book stays behind the journal: {e}");
+            }
             return;
         }
         let target = calls.want;
         drop(calls);
-        let done = serve(shared, &mut *book, &mut fresh_bytes);
+        let done = books.serve(shared);
         let mut calls = keeper.lock();
         calls.served = target;
         if let Err(e) = done {
@@ -93,40 +110,94 @@ pub(crate) fn run(shared: &Arc<Shared>, mut book: Box<dyn Book>) {
     }
 }
 
-fn serve(shared: &Shared, book: &mut dyn Book, fresh_bytes: &mut u64) -> Result<(), String> {
-    let mut state = shared.lock();
-    let keys = std::mem::take(&mut state.ledger.dirty);
-    state.note_due |= keys.iter().any(|k| matches!(k, Key::Sink(_) | Key::Value(_) | Key::Holes));
-    let changes: Vec<Change> =
-        keys.iter().map(|k| (record::key_bytes(k), value(shared, &state, k))).collect();
-    drop(state);
-    let mut done = if changes.is_empty() { Ok(()) } else { book.apply(&changes) };
-    if let Err(why) = done.clone() {
-        // memory has all of it: begin a new one
-        let all = snapshot(shared, &shared.lock());
-        done = book.renew(&all, true).map_err(|e| format!("{why}; a new one: {e}"));
+impl Books {
+    /// `behind`: what was journaled, which the book may not have.
+    pub fn new(journal: Journal, book: Box<dyn Book>, behind: Journaled) -> Books {
+        let lag = behind.records.into_iter().flatten().collect();
+        Books { journal, book, lag, fresh_bytes: 0 }
+    }
+
+    /// Begins with a state that was just made. `renew`: the book has nothing of it.
+    pub fn begin(&mut self, shared: &Shared, renew: bool, damaged: bool) -> Result<(), String> {
+        let mut done = Ok(());
+        if renew {
+            let all = snapshot(shared, &shared.lock());
+            done = self.book.renew(&all, damaged);
+            if done.is_ok() {
+                self.lag.clear();
+            }
+        }
+        self.fresh_bytes = self.book.disk_bytes();
+        done.and(self.serve(shared))
+    }
+
+    fn serve(&mut self, shared: &Shared) -> Result<(), String> {
+        let mut state = shared.lock();
+        let keys = std::mem::take(&mut state.ledger.dirty);
+        state.note_due |= keys.iter().any(|k| matches!(k, Key::Sink(_) | Key::Value(_) | Key::Holes));
+        let changes: Vec<Change> =
+            keys.iter().map(|k| (record::key_bytes(k), value(shared, &state, k))).collect();
+        drop(state);
+        let fits = self.journal.has_room(&changes);
+        for (key, value) in &changes {
+            self.lag.insert(key.clone(), value.clone());
+        }
+        let done = if fits && (changes.is_empty() || self.journal.append(&changes).is_ok()) {
+            Ok(())
+        } else {
+            self.turn(shared).map_err(|e| format!("cannot write the journal: {e}"))
+        };
+        let bytes = self.book.disk_bytes() + self.journal.disk_bytes();
+        let mut state = shared.lock();
+        state.book_bytes = bytes;
+        if done.is_err() {
+            state.ledger.dirty.extend(keys);
+        }
+        done
+    }
+
+    /// Begins a generation of the journal, after the book has taken what the last one had.
+    fn turn(&mut self, shared: &Shared) -> std::io::Result<()> {
+        if let Err(e) = self.catch_up(shared) {
+            tracing::warn!("the book stays behind the journal: {e}");
+        }
+        let state = shared.lock();
+        let mut rows: Vec<Change> = core(shared, &state).into_iter().map(|(k, v)| (k, Some(v))).collect();
+        drop(state);
+        // what the book could not take; an index that is not there is only a longer way
+        let index = |key: &[u8], v: &[u8]| key.first() == Some(&b'g') && v.len() > 1;
+        let behind = self.lag.iter().filter(|(k, _)| journal::lags(k));
+        rows.extend(behind.map(|(k, v)| (k.clone(), v.clone().filter(|v| !index(k, v)))));
+        self.journal.turn(&*shared.disk, &rows)
+    }
+
+    /// Has the book take what only the journal has.
+    fn catch_up(&mut self, shared: &Shared) -> Result<(), String> {
+        let changes: Vec<Change> = self.lag.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut done = if changes.is_empty() { Ok(()) } else { self.book.apply(&changes) };
+        if let Err(why) = done {
+            // memory has all of it: begin a new one
+            let all = snapshot(shared, &shared.lock());
+            done = self.book.renew(&all, true).map_err(|e| format!("{why}; a new one: {e}"));
+            if done.is_ok() {
+                shared.lock().report(format!("the book failed and was made anew: {why}"));
+                self.fresh_bytes = self.book.disk_bytes();
+            }
+        }
         if done.is_ok() {
-            shared.lock().report(format!("the book failed and was made anew: {why}"));
-            *fresh_bytes = book.disk_bytes();
+            self.lag.clear();
         }
-    }
-    let mut bytes = book.disk_bytes();
-    let share = shared.book_share();
-    if done.is_ok() && bytes > share / 2 && bytes > fresh_bytes.saturating_mul(2) {
-        let all = snapshot(shared, &shared.lock());
-        // the old one is still good when this fails
-        if let Err(e) = book.renew(&all, false) {
-            tracing::warn!("cannot make the book smaller: {e}");
+        let bytes = self.book.disk_bytes();
+        if done.is_ok() && bytes > shared.book_share() / 2 && bytes > self.fresh_bytes.saturating_mul(2) {
+            let all = snapshot(shared, &shared.lock());
+            // the old one is still good when this fails
+            if let Err(e) = self.book.renew(&all, false) {
+                tracing::warn!("cannot make the book smaller: {e}");
+            }
+            self.fresh_bytes = self.book.disk_bytes();
         }
-        bytes = book.disk_bytes();
-        *fresh_bytes = bytes;
+        done
     }
-    let mut state = shared.lock();
-    state.book_bytes = bytes;
-    if done.is_err() {
-        state.ledger.dirty.extend(keys);
-    }
-    done
 }
 
 /// The value of a key now; `None`: it has none any more.
@@ -167,7 +238,18 @@ fn meta(shared: &Shared, state: &State, heads: bool) -> Meta {
         purges: ledger.purges,
         anchors: [anchor(Chain::Receipts), anchor(Chain::Audit)],
         positions: ledger.positions.clone(),
+        next_segment: state.next_segment,
     }
+}
+
+/// What the ring cannot do without.
+fn core(shared: &Shared, state: &State) -> Vec<Row> {
+    let ledger = &state.ledger;
+    let mut keys = vec![Key::Meta, Key::Holes];
+    keys.extend(ledger.sinks.keys().cloned().map(Key::Sink));
+    keys.extend(ledger.values.keys().cloned().map(Key::Value));
+    keys.extend(state.dead.iter().copied().map(Key::Segment));
+    keys.iter().filter_map(|k| Some((record::key_bytes(k), value(shared, state, k)?))).collect()
 }
 
 /// All keys with their values.

@@ -31,6 +31,7 @@ use crate::disk::Disk;
 use crate::ledger::{Block, Key, Ledger, Stop};
 use crate::store::frame::Totals;
 use crate::store::keeper::Keeper;
+use crate::store::reader::Unreadable;
 use crate::{Health, RingError, RingOptions, levels};
 
 /// Reports of damage that are kept.
@@ -212,10 +213,17 @@ impl Shared {
                 Err(Stop::Levels(first)) => {
                     let block = state.ledger.blocks.get(&first).cloned();
                     drop(state);
-                    let map = block.and_then(|b| match self.load(&b) {
-                        Ok(data) => Some(levels::of_events(&data, &b.per_level())),
-                        Err(_) => self.is_there(&b).then(|| levels::sorted(&b.per_level())),
-                    });
+                    let map = match block.map(|b| (self.load(&b), b)) {
+                        Some((Ok(data), b)) => Some(levels::of_events(&data, &b.per_level())),
+                        Some((Err(why), b)) if self.is_there(&b) => {
+                            if let Unreadable::Io(source) = why {
+                                let what = format!("read segment {:016x}", b.place.segment);
+                                return Err(RingError::Io { what, source });
+                            }
+                            Some(levels::sorted(&b.per_level()))
+                        }
+                        _ => None,
+                    };
                     state = self.lock();
                     if let Some(map) = map {
                         state.ledger.know_levels(first, map);

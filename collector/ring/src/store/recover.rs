@@ -139,6 +139,8 @@ impl Recovery<'_> {
             found.push((number, len, header));
         }
         found.sort_by_key(|f| f.0);
+        let next = self.records.meta.as_ref().map_or(0, |m| m.next_segment);
+        self.state.next_segment = self.state.next_segment.max(next);
         for n in self.records.segments.keys() {
             self.state.next_segment = self.state.next_segment.max(*n);
         }
@@ -314,6 +316,7 @@ impl Recovery<'_> {
         ledger.durable = meta.totals.places;
         ledger.sinks = records.sinks;
         ledger.values = records.values;
+        ledger.trim();
         ledger.holes = Holes::from_sorted(records.holes);
         self.state.groups = meta.totals.groups;
         if broken {
@@ -468,11 +471,14 @@ impl Recovery<'_> {
         let mut known = Vec::new();
         told.into_iter().for_each(|r| runs::add(&mut known, r));
         let mut missing: Vec<(Run, u64)> = Vec::new();
+        let mut purged = Vec::new();
         let mut taken = known.clone();
         for block in ledger.blocks.values() {
-            let absent = block.last - block.first + 1 - block.events();
-            if absent > 0 && !runs::overlaps(&known, block.run()) {
-                missing.push((block.run(), absent));
+            // only a purge takes single events out of a block
+            let run = (block.first.max(ledger.trimmed + 1), block.last);
+            let events = run.1.saturating_sub(run.0) + 1 - block.count(run);
+            if events > 0 && !runs::overlaps(&known, run) {
+                purged.push(Gone { run, events, reason: LossReason::Purged });
             }
             runs::add(&mut taken, block.run());
         }
@@ -480,6 +486,9 @@ impl Recovery<'_> {
             let all = (ledger.trimmed + 1, ledger.durable);
             let gaps = runs::rest(all, ledger.trimmed, &taken);
             missing.extend(gaps.into_iter().map(|r| (r, r.1 - r.0 + 1)));
+        }
+        for gone in purged {
+            ledger.holes.add(gone, &ledger.blocks);
         }
         let mut corrupt = 0;
         for (run, events) in missing {

@@ -97,6 +97,8 @@ impl Shared {
         if !matched && stored == fresh.len() && old.damaged.is_empty() {
             return Ok(());
         }
+        // what the state does not need any more is left out: first that must be true of the book too
+        self.keeper.sync()?;
         let new = self.write_again(header, old.frames, &mut fresh).map_err(failed)?;
         self.lock().rewriting = Some(number);
         let replaced = self.disk.rename(&temporary(number), &name).and_then(|()| self.disk.sync_dir());
@@ -164,7 +166,7 @@ impl Shared {
         let file = self.disk.create(&temporary(header.number))?;
         file.write_at(0, &header.encode())?;
         let len = HEADER_LEN as u64;
-        let mut active = Active { number: header.number, file, salt: header.salt, len, new: true };
+        let mut active = Active { number: header.number, file, salt: header.salt, len };
         for found in frames {
             let mut head = found.head;
             let mut bodies = Vec::new();

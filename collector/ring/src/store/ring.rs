@@ -6,13 +6,15 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
+use tidegate_proto::level::LossReason;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::keeper::{self, Keeper};
+use super::keeper::{self, Books, Keeper};
 use super::recover::{self, Recovered};
 use super::writer::{Queued, Writer};
 use super::{Shared, State, ToWriter, segment_name};
 use crate::book::Book;
+use crate::book::journal::{self, Journal, NoJournal};
 use crate::book::sled_book::SledBook;
 use crate::crypt::Keys;
 use crate::disk::{Disk, RealDisk};
@@ -38,6 +40,8 @@ pub struct SledRing {
     shared: Arc<Shared>,
     to_writer: Sender<ToWriter>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The last account that could be counted.
+    account: Mutex<Account>,
     // held as long as the ring is open
     _lock: Option<File>,
 }
@@ -88,9 +92,27 @@ impl SledRing {
         options: RingOptions,
         keys: Option<Keys>,
     ) -> Result<SledRing, RingError> {
-        let rows = book.load();
-        let damaged = rows.is_err();
-        let Recovered { state, epoch, renew, remove } = recover::recover(&*disk, &options, rows)?;
+        let size = Shared::journal_bytes(&options);
+        let (journal, journaled) = Journal::load(&*disk, size).map_err(|e| match e {
+            NoJournal::Io(source) => RingError::Io { what: "read the journal".to_owned(), source },
+            NoJournal::Newer(version) => {
+                RingError::Book(format!("the journal has format {version}: use the version that wrote it"))
+            }
+        })?;
+        let book_rows = book.load();
+        let damaged = book_rows.as_ref().err().cloned();
+        let rows = match (book_rows, journaled.records.is_empty()) {
+            (Err(why), true) => Err(why),
+            (rows, _) => Ok(journal::merge(rows.unwrap_or_default(), &journaled)),
+        };
+        let Recovered { mut state, epoch, renew, remove } = recover::recover(&*disk, &options, rows)?;
+        let renew = renew || damaged.is_some();
+        if let (Some(why), false) = (&damaged, journaled.records.is_empty()) {
+            state.report(format!("the book cannot be read and is made anew from the journal: {why}"));
+        }
+        if let Some(what) = journaled.damaged {
+            state.report(format!("{what}: what the book has counts"));
+        }
         let shown = crate::State {
             durable: Seq(state.ledger.durable),
             health: Health::Good,
@@ -110,19 +132,15 @@ impl SledRing {
         let reason = recover::reason(&shared.lock());
         for (sink, missing) in shared.change(|s| s.ledger.reconcile(reason))? {
             let n: u64 = missing.iter().sum();
-            if n > 0 {
+            if n > 0 && reason == LossReason::Corrupt {
                 shared.lock().report(format!("{n} events for sink {sink} are gone and count as lost"));
             }
         }
-        if renew {
-            let all = keeper::snapshot(&shared, &shared.lock());
-            match book.renew(&all, damaged) {
-                Ok(()) => shared.lock().ledger.dirty.clear(),
-                // it is tried again with each change
-                Err(e) => shared.lock().report(format!("the book cannot be made anew yet: {e}")),
-            }
+        let mut books = Books::new(journal, book, journaled);
+        if let Err(e) = books.begin(&shared, renew, damaged.is_some()) {
+            // it is tried again with each change
+            shared.lock().report(format!("the book cannot be written yet: {e}"));
         }
-        shared.lock().book_bytes = book.disk_bytes();
         let (to_writer, inbox) = unbounded();
         let writer = Writer::new(Arc::clone(&shared));
         let spawn = |name: &str, f: Box<dyn FnOnce() + Send>| {
@@ -131,10 +149,16 @@ impl SledRing {
         };
         let keeping = Arc::clone(&shared);
         let threads = vec![
-            spawn("ring-book", Box::new(move || keeper::run(&keeping, book)))?,
+            spawn("ring-book", Box::new(move || keeper::run(&keeping, books)))?,
             spawn("ring-writer", Box::new(move || writer.run(&inbox)))?,
         ];
-        let ring = SledRing { shared, to_writer, threads: Mutex::new(threads), _lock: None };
+        let ring = SledRing {
+            shared,
+            to_writer,
+            threads: Mutex::new(threads),
+            account: Mutex::default(),
+            _lock: None,
+        };
         ring.tidy(&remove);
         Ok(ring)
     }
@@ -305,7 +329,13 @@ impl Ring for SledRing {
     }
 
     fn account(&self) -> Account {
-        self.shared.change(|s| s.ledger.account()).unwrap_or_default()
+        let mut last = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.shared.change(|s| s.ledger.account()) {
+            Ok(account) => *last = account,
+            // a disk that cannot be read now: as it was when it could
+            Err(e) => tracing::warn!("the account is not up to date: {e}"),
+        }
+        last.clone()
     }
 
     fn status(&self) -> Status {

@@ -9,7 +9,7 @@ use super::writer::{Writer, append_frame};
 use super::{Shared, State};
 use crate::codec;
 use crate::ledger::{Block, Lost};
-use crate::{FullPolicy, RingError};
+use crate::{FullPolicy, RingError, RingOptions};
 
 impl Shared {
     /// Size at which a segment is closed.
@@ -23,6 +23,11 @@ impl Shared {
     /// The book's share of the bound.
     pub fn book_share(&self) -> u64 {
         (self.options.bound() / 16).clamp(1 << 20, 64 << 20)
+    }
+
+    /// Size of each of the two files of the journal.
+    pub fn journal_bytes(options: &RingOptions) -> u64 {
+        (options.bound() / 256).clamp(64 << 10, 512 << 10)
     }
 
     /// What segment files may take. One segment's worth is left for what is being moved.
@@ -204,16 +209,12 @@ impl Writer {
         };
         let before = good.clone();
         let mut head = Head::Kept { blocks: good, gone: Vec::new() };
-        let written = append_frame(&mut kept, &mut head, &bodies).and_then(|()| {
-            kept.file.sync()?;
-            if kept.new { shared.disk.sync_dir() } else { Ok(()) }
-        });
+        let written = append_frame(&mut kept, &mut head, &bodies).and_then(|()| kept.file.sync());
         if let Err(e) = written {
             // what is in it already stays good; a torn frame at its end is seen as one
             self.close_segment(&kept);
             return Err(e);
         }
-        kept.new = false;
         let mut state = shared.lock();
         for (old, new) in before.iter().zip(head.blocks()) {
             match state.ledger.blocks.get_mut(&old.first) {

@@ -48,8 +48,6 @@ pub(crate) struct Active {
     pub file: Box<dyn DiskFile>,
     pub salt: u64,
     pub len: u64,
-    /// Its name in the folder is not durable yet.
-    pub new: bool,
 }
 
 /// See the [module](self).
@@ -180,8 +178,8 @@ impl Writer {
             }
             Err(e) => {
                 let why = AppendError::ReadOnly(e.to_string());
-                self.refuse(need, done, why);
                 self.fail(&e, need);
+                self.refuse(need, done, why);
             }
         }
     }
@@ -265,8 +263,10 @@ impl Writer {
         let file = shared.disk.create(&segment_name(number))?;
         // from here on the file is known, so that it is removed when nothing comes into it
         shared.lock().segments.insert(number, Segment::new(salt, kept, HEADER_LEN as u64));
-        let active = Active { number, file, salt, len: HEADER_LEN as u64, new: true };
-        active.file.write_at(0, &header.encode()).inspect_err(|_| self.abandon(&active))?;
+        let active = Active { number, file, salt, len: HEADER_LEN as u64 };
+        // durable before anything follows it: so a bad header is damage and not a loss of power
+        let made = active.file.write_at(0, &header.encode()).and_then(|()| active.file.sync());
+        made.and_then(|()| shared.disk.sync_dir()).inspect_err(|_| self.abandon(&active))?;
         self.noted = None;
         Ok(active)
     }
@@ -328,14 +328,8 @@ impl Writer {
         self.shared.room.notify_waiters();
     }
 
-    fn sync(&mut self) -> io::Result<()> {
-        let Some(active) = &mut self.active else { return Ok(()) };
-        active.file.sync()?;
-        if active.new {
-            self.shared.disk.sync_dir()?;
-            active.new = false;
-        }
-        Ok(())
+    fn sync(&self) -> io::Result<()> {
+        self.active.as_ref().map_or(Ok(()), |a| a.file.sync())
     }
 
     /// Closes the active segment.

@@ -1,3 +1,5 @@
+mod model;
+
 use std::sync::Arc;
 
 use super::*;
@@ -70,12 +72,24 @@ fn a_ring_that_is_opened_again_goes_on_where_it_was() {
 }
 
 #[test]
-fn without_its_book_the_ring_is_made_anew_from_the_segments() {
+fn without_its_book_the_ring_knows_all_but_its_chains() {
+    let folder = tempfile::tempdir().expect("folder");
+    furnished(folder.path()).close().expect("closed");
+    std::fs::remove_dir_all(folder.path().join("book")).expect("removed");
+    is_furnished(&open(folder.path()), false);
+}
+
+#[test]
+fn without_book_and_journal_the_ring_is_made_anew_from_the_segments() {
     let folder = tempfile::tempdir().expect("folder");
     let ring = furnished(folder.path());
     ring.close().expect("closed");
     drop(ring);
     std::fs::remove_dir_all(folder.path().join("book")).expect("removed");
+    for name in ["a.journal", "b.journal"] {
+        // the second one is only there after the first turn
+        let _ = std::fs::remove_file(folder.path().join("segments").join(name));
+    }
     let ring = open(folder.path());
     assert!(!ring.status().quarantined.is_empty(), "it is reported");
     is_furnished(&ring, false);

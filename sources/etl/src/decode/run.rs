@@ -9,6 +9,10 @@ use tidegate_proto::value::{Format, ValueRef};
 /// Items that take no bytes, allowed in one payload. Bounds what a count over empty structs costs.
 const EMPTY_ITEMS: usize = 4096;
 
+/// Bytes of names for numbers in one event; then the numbers stand alone. A byte of payload could
+/// else stand for kilobytes of names.
+const LABEL_BYTES: usize = 64 << 10;
+
 /// Writes the fields of `data` as `ops` say. Returns the bytes left over; `None` when the
 /// payload ends early or contradicts the plan, with some fields already written.
 pub(crate) fn run<'d>(
@@ -17,8 +21,14 @@ pub(crate) fn run<'d>(
     pointer_size: u8,
     out: &mut EventBuilder<'_>,
 ) -> Option<&'d [u8]> {
-    let mut run =
-        Run { rest: data, pointer_size, budget: data.len() + EMPTY_ITEMS, slots: [0; MAX_SLOTS], out };
+    let mut run = Run {
+        rest: data,
+        pointer_size,
+        budget: data.len() + EMPTY_ITEMS,
+        labels: LABEL_BYTES,
+        slots: [0; MAX_SLOTS],
+        out,
+    };
     run.ops(ops)?;
     Some(run.rest)
 }
@@ -27,6 +37,7 @@ struct Run<'d, 'o, 'b> {
     rest: &'d [u8],
     pointer_size: u8,
     budget: usize,
+    labels: usize,
     slots: [u64; MAX_SLOTS],
     out: &'o mut EventBuilder<'b>,
 }
@@ -198,8 +209,7 @@ impl<'d> Run<'d, '_, '_> {
         };
         if !map.bits {
             let Some((_, label)) = map.entries.iter().find(|(v, _)| *v == n) else { return false };
-            self.out.value(name, op.format, ValueRef::Enum { value, label: cut(label) });
-            return true;
+            return self.label(op, name, value, cut(label));
         }
         let mut label = String::new();
         let mut left = n;
@@ -216,7 +226,13 @@ impl<'d> Run<'d, '_, '_> {
         if label.is_empty() || left != 0 {
             return false;
         }
-        self.out.value(name, op.format, ValueRef::Enum { value, label: &label });
+        self.label(op, name, value, &label)
+    }
+
+    fn label(&mut self, op: &Op, name: u32, value: i64, label: &str) -> bool {
+        let Some(left) = self.labels.checked_sub(label.len()) else { return false };
+        self.labels = left;
+        self.out.value(name, op.format, ValueRef::Enum { value, label });
         true
     }
 

@@ -12,8 +12,13 @@ use tidegate_proto::{json, time};
 
 /// All events of a trace as JSON, in batches of a size.
 pub fn events(bytes: &[u8], batch_size: usize) -> Vec<Value> {
+    events_with(bytes, PayloadDecoder::new("test.etl"), batch_size)
+}
+
+/// The same with a decoder that knows more.
+pub fn events_with(bytes: &[u8], decoder: PayloadDecoder, batch_size: usize) -> Vec<Value> {
     let file = EtlFile::open(bytes).unwrap();
-    let mut reader = EventReader::new(&file, PayloadDecoder::new("test.etl")).unwrap();
+    let mut reader = EventReader::new(&file, decoder).unwrap();
     rest(&mut reader, batch_size)
 }
 

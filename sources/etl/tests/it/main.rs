@@ -3,8 +3,10 @@
 
 mod build;
 mod built;
+mod corpus;
 mod damage;
 mod data;
 mod events;
 mod files;
+mod schemas;
 mod traceevent;

@@ -17,10 +17,16 @@ pub(super) enum Exit {
     Data = 65,
     /// The input is not there or may not be read.
     NoInput = 66,
+    /// A defect of the program.
+    Software = 70,
     /// The output cannot be made.
     CantCreate = 73,
     /// Reading or writing failed half way.
     Io = 74,
+    /// Not all was done; doing it again later can work. Nothing is lost.
+    TempFail = 75,
+    /// The configuration cannot be used.
+    Config = 78,
 }
 
 impl From<Exit> for ExitCode {
@@ -66,19 +72,4 @@ impl Failure {
             eprintln!("  help: {hint}");
         }
     }
-}
-
-/// An error and what caused it, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !line.ends_with(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        next = cause.source();
-    }
-    line
 }

@@ -3,16 +3,21 @@
 //! Data goes to standard output, everything else to standard error. Exit codes are those of
 //! `sysexits.h`; see [`exit::Exit`].
 
+mod bench;
 mod completions;
 mod convert;
+mod daemon;
 mod exit;
 mod filter;
 mod inspect;
 mod logs;
 mod out;
 mod plot;
+mod replay;
+mod run;
 mod tally;
 mod trace;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -36,10 +41,18 @@ the output, 74 input/output error, 75 try again later (events are kept), 78 wron
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Collect until stopped: every source of the configuration, to every sink.
+    Run(run::Args),
+    /// Send recorded events through the collector, once.
+    Replay(Box<replay::Args>),
     /// Show what an event trace log (.etl) holds.
     Inspect(inspect::Args),
     /// Write the events of a trace in another format.
     Convert(convert::Args),
+    /// Check a configuration without running it.
+    Validate(validate::Args),
+    /// Measure this machine, from source to sink.
+    Bench(bench::Args),
     /// Print the completion script of a shell.
     Completions(completions::Args),
     /// Print the manual page, or write one page per command into a folder.
@@ -58,8 +71,7 @@ pub fn main() -> ExitCode {
             return code.into();
         }
     };
-    logs::start(&cli.logs);
-    match run(cli.command) {
+    match run(cli.command, &cli.logs) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             failure.print();
@@ -68,10 +80,19 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Done {
+fn run(command: Command, logs: &logs::Options) -> Done {
     match command {
+        // their configuration says how to log
+        Command::Run(_) | Command::Replay(_) => {}
+        _ => logs::start(logs, None),
+    }
+    match command {
+        Command::Run(args) => run::run(&args, logs),
+        Command::Replay(args) => replay::run(&args, logs),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Validate(args) => validate::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => completions::man(&args),
     }

@@ -1,9 +1,12 @@
 //! Standard output, tables, numbers, progress.
 
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::exit::{Exit, Failure};
 
 /// Standard output, buffered.
 pub(super) fn stdout() -> BufWriter<StdoutLock<'static>> {
@@ -21,6 +24,17 @@ pub(super) fn count(n: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+/// A number of things a second, to three digits that count.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "never negative; the largest number is shown"
+)]
+pub(super) fn rounded(n: f64) -> String {
+    let scale = 10_f64.powi((n.max(1.0).log10() as i32 - 2).max(0));
+    count(((n / scale).round() * scale) as u64)
 }
 
 /// Bytes in the largest unit that leaves a number of at least 1.
@@ -112,6 +126,42 @@ pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// A folder for one run, in the temporary folder or a given one; gone with this unless kept.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    pub(super) path: PathBuf,
+    kept: bool,
+}
+
+impl Scratch {
+    /// Makes it; `what` is part of its name.
+    pub(super) fn create(within: Option<&Path>, what: &str) -> Result<Scratch, Failure> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let name = format!("tidegate-{what}-{}-{:x}", std::process::id(), now.as_nanos());
+        let path = within.map_or_else(std::env::temp_dir, Path::to_path_buf).join(name);
+        std::fs::create_dir(&path).map_err(|e| {
+            Failure::new(Exit::CantCreate, format!("cannot create {}: {e}", path.display()))
+                .hint("name a folder that you may write to")
+        })?;
+        Ok(Scratch { path, kept: false })
+    }
+
+    /// Leaves it there.
+    pub(super) fn keep(mut self) -> PathBuf {
+        self.kept = true;
+        self.path.clone()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !self.kept {
+            // nothing in it is needed any more; what stays is in the temporary folder
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
 /// A progress line on standard error, only where a person sees it.
 pub(super) fn progress(what: &'static str) -> ProgressBar {
     if !io::stderr().is_terminal() {
@@ -140,6 +190,7 @@ mod tests {
             ("17 B".into(), "1.5 KiB".into(), "5.0 GiB".into())
         );
         assert_eq!((span(900), span(1_500_000_000)), ("900 ns".into(), "1.50 s".into()));
+        assert_eq!((rounded(1_234_567.0), rounded(7.4)), ("1,230,000".into(), "7".into()));
         assert_eq!((percent(1, 3), percent(0, 0)), ("33.3 %".into(), "-".into()));
     }
 

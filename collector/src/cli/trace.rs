@@ -8,9 +8,10 @@ use tidegate_etl::{EtlError, EtlFile, EventReader, PayloadDecoder, Problem};
 use tidegate_proto::batch::{Batch, EventRef, NO_CPU, NO_ID};
 use tidegate_proto::{guid, json, time};
 
-use super::exit::{Exit, Failure, chain};
+use super::exit::{Exit, Failure};
 use super::filter::Filter;
 use super::{no_input, out};
+use crate::assemble;
 
 /// Events read at a time.
 const BATCH: usize = 4096;
@@ -37,7 +38,7 @@ pub(super) fn failure(path: &Path, error: &EtlError) -> Failure {
             (Exit::Data, "give a file that an ETW session or tracelog wrote (.etl)")
         }
     };
-    Failure::new(code, format!("{}: {}", path.display(), chain(error))).hint(hint)
+    Failure::new(code, format!("{}: {}", path.display(), assemble::chain(error))).hint(hint)
 }
 
 /// Where the start of the trace lies, for times given from there.
@@ -87,7 +88,7 @@ impl Decoding {
         for path in &self.manifest {
             let bytes = std::fs::read(path).map_err(|e| no_input(path, &e))?;
             decoder.add_manifest(&bytes).map_err(|e| {
-                Failure::new(Exit::Data, format!("{}: {}", path.display(), chain(&e)))
+                Failure::new(Exit::Data, format!("{}: {}", path.display(), assemble::chain(&e)))
                     .hint("give an instrumentation manifest (.man, XML)")
             })?;
         }

@@ -1,0 +1,250 @@
+//! From a configuration to the parts of a run.
+//!
+//! [`check`] reads everything that can be read without touching ring, network or input: what it takes runs,
+//! as far as a configuration can tell. [`open`] then opens the ring and makes sources and sinks; each source goes on
+//! at the position that the ring holds of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_proto::ids::SinkId;
+use tidegate_ring::{Ring, RingError, SledRing, StartAt};
+use tidegate_sinks::SinkConfig;
+use tidegate_sinks::http::HttpContext;
+use tidegate_sources::{SourceConfig, SourceError};
+use toml::Table;
+
+use crate::config::{Config, ConfigError, Problem, SinkSection, Start};
+use crate::dispatch::SinkOptions;
+use crate::gate::Rules;
+use crate::gate::names::suggest;
+use crate::gate::scrub::PseudonymKey;
+use crate::pipeline::{Parts, PipelineOptions, SinkPart, Until};
+
+/// A configuration whose every part has been checked.
+#[derive(Debug)]
+pub struct Checked {
+    config: Config,
+    rules: Arc<Rules>,
+    sources: Vec<(String, SourceConfig)>,
+    sinks: Vec<(SinkSection, SinkConfig)>,
+}
+
+impl Checked {
+    /// Names of the sources with their types.
+    #[must_use]
+    pub fn sources(&self) -> Vec<String> {
+        self.sources.iter().map(|(name, s)| format!("{name} ({})", s.kind())).collect()
+    }
+
+    /// How long sinks may go on at the end of a run.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        self.config.shutdown.drain
+    }
+
+    /// Whether a sink writes to standard output.
+    #[must_use]
+    pub fn uses_stdout(&self) -> bool {
+        self.sinks.iter().any(|(s, _)| s.kind == "stdout")
+    }
+
+    /// Names of the sinks with their types.
+    #[must_use]
+    pub fn sinks(&self) -> Vec<String> {
+        self.sinks.iter().map(|(s, _)| format!("{} ({})", s.name, s.kind)).collect()
+    }
+}
+
+/// The parts cannot be put together.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AssembleError {
+    /// A setting that only shows now, such as a secret that is not there.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The ring is open in another process.
+    #[error("the ring {} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// The ring cannot be opened.
+    #[error("cannot open the ring {}", path.display())]
+    Ring {
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        source: RingError,
+    },
+    /// A source cannot be made.
+    #[error("source \"{name}\"")]
+    Source {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: SourceError,
+    },
+}
+
+/// Checks all parts of a configuration.
+///
+/// # Errors
+/// All that is wrong in sources, sinks and catalogues.
+pub fn check(config: Config) -> Result<Checked, ConfigError> {
+    let mut problems = Vec::new();
+    let rules = rules(&config).map_err(|p| problems.push(p)).ok();
+    let mut sources = Vec::new();
+    for section in &config.sources {
+        match source(&section.table) {
+            Ok(source) => sources.push((section.name.clone(), source)),
+            Err(why) => problems.push(problem(&config, format!("sources.{}", section.name), why)),
+        }
+    }
+    let mut sinks = Vec::new();
+    for section in &config.sinks {
+        match read::<SinkConfig>(&section.table) {
+            Ok(sink) => sinks.push((section.clone(), sink)),
+            Err(why) => problems.push(problem(&config, format!("sinks.{}", section.name), why)),
+        }
+    }
+    match rules {
+        Some(rules) if problems.is_empty() => Ok(Checked { config, rules: Arc::new(rules), sources, sinks }),
+        _ => Err(ConfigError { problems }),
+    }
+}
+
+fn problem(config: &Config, key: String, text: String) -> Problem {
+    let file = config.files.first().cloned().unwrap_or_default();
+    Problem { file, line: 0, key, text }
+}
+
+fn source(table: &Table) -> Result<SourceConfig, String> {
+    let source: SourceConfig = read(table)?;
+    source.check().map(|()| source)
+}
+
+/// Reads a table into settings that refuse unknown keys.
+fn read<T: serde::de::DeserializeOwned>(table: &Table) -> Result<T, String> {
+    T::deserialize(toml::Value::Table(table.clone())).map_err(|e| {
+        let text = e.message().trim().to_owned();
+        // serde's own sentence, with the nearest of the names it lists
+        let mut names = text.split('`').skip(1).step_by(2);
+        match names.next() {
+            Some(wrong) if text.starts_with("unknown field") || text.starts_with("unknown variant") => {
+                let what = if text.starts_with("unknown field") { "key" } else { "type" };
+                unknown(what, wrong, &names.collect::<Vec<_>>())
+            }
+            _ => text,
+        }
+    })
+}
+
+fn unknown(what: &str, wrong: &str, names: &[&str]) -> String {
+    let near = suggest(wrong, names.iter().copied());
+    let near = near.map(|n| format!("; did you mean \"{n}\"?")).unwrap_or_default();
+    format!("unknown {what} \"{wrong}\"{near} (there are {})", names.join(", "))
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    causes.fold(error.to_string(), |line, cause| {
+        let cause = cause.to_string();
+        // some errors already tell their cause
+        if line.ends_with(&cause) { line } else { format!("{line}: {cause}") }
+    })
+}
+
+/// The catalogues put together.
+fn rules(config: &Config) -> Result<Rules, Problem> {
+    let telemetry = &config.telemetry;
+    let wrong = |e: crate::gate::RulesError| Problem {
+        file: PathBuf::from(e.file),
+        line: e.line,
+        key: e.key,
+        text: e.problem,
+    };
+    let mut builder = Rules::builder().map_err(wrong)?;
+    for path in &telemetry.catalogues {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            problem(config, "telemetry.catalogues".into(), format!("{}: {e}", path.display()))
+        })?;
+        builder = builder.catalogue(&path.display().to_string(), &text).map_err(wrong)?;
+    }
+    if let Some(level) = telemetry.default_level {
+        builder = builder.default_level(level);
+    }
+    if let Some(scrub) = telemetry.scrub {
+        builder = builder.scrub(scrub);
+    }
+    if let Some(pseudonyms) = &telemetry.pseudonyms {
+        let key = "telemetry.pseudonyms";
+        let secret =
+            pseudonyms.key.read().map_err(|e| problem(config, format!("{key}.key"), e.to_string()))?;
+        let made = PseudonymKey::new(&pseudonyms.key_id, secret.bytes(), pseudonyms.period);
+        builder = builder.pseudonym_key(made.map_err(|e| problem(config, key.into(), e.to_string()))?);
+    }
+    let rules = builder.build().map_err(wrong)?;
+    let off: Vec<&str> = telemetry.off.iter().map(String::as_str).collect();
+    rules.switched_off_by(&off).map_err(|e| problem(config, "telemetry.off".into(), e.to_string()))?;
+    Ok(rules)
+}
+
+/// Opens the ring and makes the parts of a run.
+///
+/// # Errors
+/// See [`AssembleError`]; nothing stays open then.
+pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
+    let Checked { config, rules, sources, sinks } = checked;
+    let path = config.ring.path.clone();
+    let ring = SledRing::open(&path, config.ring.options.clone()).map_err(|e| ring_error(&path, e))?;
+    let make = |(name, source): (String, SourceConfig)| {
+        let position = ring.source_position(&name);
+        source.build(&name, position.as_deref()).map_err(|source| AssembleError::Source { name, source })
+    };
+    let sources = sources.into_iter().map(make).collect::<Result<_, _>>()?;
+    let dead = path.parent().unwrap_or(Path::new("")).join("dead");
+    let http = HttpContext::default();
+    let mut parts = Vec::new();
+    for (section, sink) in sinks {
+        let sink = sink.build(&SinkId::new(&section.name), &http).map_err(|e| {
+            let key = format!("sinks.{}", section.name);
+            ConfigError { problems: vec![problem(&config, key, chain(&e))] }
+        })?;
+        let dead_letters =
+            section.dead_letters.unwrap_or_else(|| dead.join(format!("{}.jsonl", section.name)));
+        let options = SinkOptions {
+            start: match section.start {
+                Start::Oldest => StartAt::Oldest,
+                Start::Now => StartAt::Now,
+            },
+            order: section.order,
+            filter: section.filter,
+            retry: section.retry,
+            events_per_second: section.events_per_second,
+            bytes_per_second: section.bytes_per_second,
+            dead_letters: Some(dead_letters),
+            seed: None,
+        };
+        parts.push(SinkPart { sink, options });
+    }
+    let options = PipelineOptions {
+        host: config.host.name,
+        stream: config.host.stream,
+        level: config.telemetry.level,
+        policy_file: Some(config.telemetry.policy_file),
+        off: config.telemetry.off,
+        intake: config.intake,
+        own_events: config.health.events.then_some(config.health.every),
+        until,
+    };
+    Ok(Parts { ring: Arc::new(ring), rules, sources, sinks: parts, options })
+}
+
+fn ring_error(path: &Path, error: RingError) -> AssembleError {
+    match error {
+        RingError::Io { source, .. } if source.kind() == std::io::ErrorKind::ResourceBusy => {
+            AssembleError::InUse(path.to_owned())
+        }
+        source => AssembleError::Ring { path: path.to_owned(), source },
+    }
+}

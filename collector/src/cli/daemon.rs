@@ -1,0 +1,229 @@
+//! A run of the collector seen from outside: progress, signals, the summary at its end.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::Instant;
+
+use super::exit::{Exit, Failure};
+use super::out;
+use crate::assemble::{self, AssembleError, Checked};
+use crate::config::ConfigError;
+use crate::pipeline::{Handle, Pipeline, Progress, Summary, Until};
+
+/// How a run is shown.
+#[derive(Debug, clap::Args)]
+pub(super) struct Look {
+    /// End with the summary as one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// No progress and no summary.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// When a run is over by itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ends {
+    /// Never: it goes on until it is stopped.
+    WhenStopped,
+    /// When the sources have ended and all is delivered, or nothing could be for this long.
+    WithInput(Duration),
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub(super) exit: Exit,
+    /// Events that wait in the ring.
+    pub(super) held: u64,
+}
+
+/// How often progress is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+pub(super) fn config_failure(error: &ConfigError) -> Failure {
+    Failure::new(Exit::Config, error.to_string()).hint("tidegate validate -c FILE checks without running")
+}
+
+fn assemble_failure(error: &AssembleError) -> Failure {
+    let (code, hint) = match error {
+        AssembleError::Config(e) => return config_failure(e),
+        AssembleError::InUse(_) => {
+            (Exit::TempFail, "stop the other tidegate, or give this one a ring of its own")
+        }
+        AssembleError::Ring { .. } => {
+            (Exit::CantCreate, "check that the folder can be written and its disk has room")
+        }
+        AssembleError::Source { .. } => (Exit::Config, "mend the source's settings"),
+    };
+    Failure::new(code, assemble::chain(error)).hint(hint)
+}
+
+/// Runs the parts to their end.
+pub(super) fn run(checked: Checked, look: &Look, ends: Ends) -> Result<Ran, Failure> {
+    let drain = checked.drain();
+    let broken = |e: io::Error| Failure::new(Exit::Software, format!("cannot start the runtime: {e}"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(broken)?;
+    runtime.block_on(async {
+        let data_on_stdout = checked.uses_stdout();
+        let until = match ends {
+            Ends::WhenStopped => Until::Stopped,
+            Ends::WithInput(_) => Until::Delivered,
+        };
+        let parts = assemble::open(checked, until).map_err(|e| assemble_failure(&e))?;
+        let running = Pipeline::start(parts)
+            .await
+            .map_err(|e| Failure::new(Exit::Config, assemble::chain(&e)).hint("mend the configuration"))?;
+        let handle = running.handle();
+        let watcher = tokio::spawn(watch(handle, drain, ends, bar(look)));
+        let summary = running.wait().await;
+        watcher.abort();
+        let summary = summary
+            .map_err(|e| Failure::new(Exit::Software, assemble::chain(&e)).hint("what was stored is kept"))?;
+        tell(&summary, look, data_on_stdout).map_err(|e| Failure::output(&e))?;
+        Ok(Ran { exit: exit(&summary, ends), held: held(&summary) })
+    })
+}
+
+fn held(summary: &Summary) -> u64 {
+    // the slowest sink decides what is still needed
+    summary.total.sinks.values().map(|s| s.held.iter().sum()).max().unwrap_or(0)
+}
+
+fn exit(summary: &Summary, ends: Ends) -> Exit {
+    if summary.account_error.is_some() {
+        return Exit::Software;
+    }
+    if summary.sources.iter().any(|s| s.error.is_some() || s.problem_count > 0) {
+        return Exit::Data;
+    }
+    match ends {
+        // a daemon that is stopped leaves the rest to its next run
+        Ends::WhenStopped => Exit::Ok,
+        Ends::WithInput(_) if held(summary) > 0 => Exit::TempFail,
+        Ends::WithInput(_) => Exit::Ok,
+    }
+}
+
+fn tell(summary: &Summary, look: &Look, data_on_stdout: bool) -> io::Result<()> {
+    if look.quiet {
+        return Ok(());
+    }
+    let text = if look.json { summary.to_json().to_string() } else { summary.to_string() };
+    if data_on_stdout {
+        eprintln!("{text}");
+        return Ok(());
+    }
+    let mut out = out::stdout();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+fn bar(look: &Look) -> Option<ProgressBar> {
+    if look.quiet || !io::stderr().is_terminal() {
+        return None;
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+    bar.set_style(ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}").ok()?);
+    Some(bar)
+}
+
+/// Watches a run: shows it, passes signals on, gives up when nothing moves any more.
+async fn watch(handle: Handle, drain: Duration, ends: Ends, bar: Option<ProgressBar>) {
+    let mut tick = tokio::time::interval(LOOK);
+    let mut stalled = Stalled::new();
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            () = asked_to_stop() => {
+                if asked {
+                    // the ring survives this as it survives a loss of power
+                    std::process::exit(130);
+                }
+                asked = true;
+                tracing::info!("stopping; what cannot be delivered in {} s stays on disk", drain.as_secs());
+                handle.stop(drain);
+            }
+            _ = tick.tick() => {
+                let progress = handle.progress();
+                if let Some(bar) = &bar {
+                    bar.set_message(line(&progress));
+                    bar.tick();
+                }
+                if let Ends::WithInput(patience) = ends
+                    && !asked
+                    && progress.sources_running == 0
+                    && stalled.since(&progress) >= patience
+                {
+                    asked = true;
+                    tracing::error!("nothing could be delivered for {} s: giving up", patience.as_secs());
+                    handle.stop(Duration::ZERO);
+                }
+            }
+        }
+    }
+}
+
+/// How long nothing has been settled by any sink.
+#[derive(Debug)]
+struct Stalled {
+    settled: u64,
+    at: Instant,
+}
+
+impl Stalled {
+    fn new() -> Stalled {
+        Stalled { settled: 0, at: Instant::now() }
+    }
+
+    fn since(&mut self, progress: &Progress) -> Duration {
+        let settled = progress.sinks.values().map(|s| s.delivered + s.rejected + s.left_out).sum();
+        if settled != self.settled {
+            *self = Stalled { settled, at: Instant::now() };
+        }
+        self.at.elapsed()
+    }
+}
+
+/// A run in one line.
+fn line(progress: &Progress) -> String {
+    let mut line = format!("read {}, stored {}", out::count(progress.read), out::count(progress.stored));
+    if progress.dropped > 0 {
+        line.push_str(&format!(", dropped {}", out::count(progress.dropped)));
+    }
+    for (name, sink) in &progress.sinks {
+        line.push_str(&format!(
+            " | {name}: {} delivered, {} wait",
+            out::count(sink.delivered),
+            out::count(sink.waiting)
+        ));
+        if sink.held.is_some() {
+            line.push_str(", HELD");
+        }
+    }
+    line
+}
+
+/// Ctrl-C, or the system's wish that the program ends.
+#[cfg(unix)]
+async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        // without handlers the signals end the program, which the ring survives
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Ctrl-C.
+#[cfg(not(unix))]
+async fn asked_to_stop() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use tidegate_proto::ids::SinkId;
 
 use crate::Sink;
+use crate::blob::{BlobConfig, BlobError, BlobSink};
 use crate::directory::{DirectoryConfig, DirectoryError, DirectorySink};
 use crate::events::{EventsConfig, EventsError};
 use crate::http::HttpContext;
@@ -35,6 +36,8 @@ pub enum SinkConfig {
     Events(EventsConfig),
     /// OpenTelemetry logs.
     Otlp(OtlpConfig),
+    /// Azure Storage blobs. (Large, so in a box.)
+    Blob(Box<BlobConfig>),
     /// JSON Lines on standard output.
     Stdout(StdoutConfig),
 }
@@ -53,6 +56,9 @@ pub enum BuildError {
     /// `type = "otlp"`
     #[error(transparent)]
     Otlp(#[from] OtlpError),
+    /// `type = "blob"`
+    #[error(transparent)]
+    Blob(#[from] BlobError),
     /// A limit.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -66,6 +72,7 @@ impl SinkConfig {
             SinkConfig::Directory(_) => "directory",
             SinkConfig::Events(_) => "events",
             SinkConfig::Otlp(_) => "otlp",
+            SinkConfig::Blob(_) => "blob",
             SinkConfig::Stdout(_) => "stdout",
         }
     }
@@ -79,6 +86,7 @@ impl SinkConfig {
             SinkConfig::Directory(c) => Arc::new(DirectorySink::new(name, c)?),
             SinkConfig::Events(c) => Arc::new(c.build(name, ctx)?),
             SinkConfig::Otlp(c) => Arc::new(c.build(name, ctx)?),
+            SinkConfig::Blob(c) => Arc::new(BlobSink::new(name, c, ctx)?),
             SinkConfig::Stdout(c) => Arc::new(StdoutSink::new(name, c)?),
         })
     }
@@ -105,6 +113,8 @@ mod tests {
         assert_eq!(build(&events).unwrap().limits().events, 500);
         let sink = build("type = \"directory\"\npath = \"out\"\ncompression = \"gzip\"").unwrap();
         assert_eq!(sink.id().as_str(), "s");
+        build("type = \"blob\"\ncontainer = \"logs\"\nconnection_string = \"UseDevelopmentStorage=true\"")
+            .unwrap();
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! send and what becomes of failures is the dispatcher's business alone.
 #![forbid(unsafe_code)]
 
+pub mod blob;
 mod clock;
 mod config;
 pub mod directory;

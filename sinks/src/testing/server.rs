@@ -38,7 +38,7 @@ pub enum Canned {
     Reply {
         /// The status.
         status: u16,
-        /// Headers besides `Content-Length`.
+        /// Headers; `Content-Length` is added unless it is among them.
         headers: Vec<(String, String)>,
         /// The body.
         body: Bytes,
@@ -190,14 +190,19 @@ impl CannedServer {
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(shared: &Shared, mut stream: BufStream<S>) {
     while let Some(seen) = request(&mut stream).await {
         let answer = (shared.handler)(&seen);
+        let head_only = seen.method == "HEAD";
         shared.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
         let (bytes, then) = match answer {
             Canned::Reply { status, headers, body } => {
-                let mut head = format!("HTTP/1.1 {status} Canned\r\nContent-Length: {}\r\n", body.len());
+                let mut head = format!("HTTP/1.1 {status} Canned\r\n");
+                if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+                    head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+                }
                 for (name, value) in headers {
                     head.push_str(&format!("{name}: {value}\r\n"));
                 }
                 head.push_str("\r\n");
+                let body = if head_only { Bytes::new() } else { body };
                 ([head.as_bytes(), &body].concat(), Then::Next)
             }
             Canned::Raw(bytes) => (bytes.to_vec(), Then::End),
@@ -242,7 +247,7 @@ async fn request<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufStream<S>) -
         .collect();
     let len = headers.iter().find(|(k, _)| k == "content-length").map_or(Ok(0), |(_, v)| v.parse());
     let mut body = vec![0; len.ok().filter(|n| *n <= 1 << 30)?];
-    // a HEAD or an expectation would need more; our clients send neither Expect nor chunks
+    // our clients send neither Expect nor chunks
     stream.read_exact(&mut body).await.ok()?;
     Some(Seen { method, target, headers, body: body.into() })
 }

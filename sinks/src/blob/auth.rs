@@ -1,0 +1,105 @@
+//! How a request shows that it may.
+
+use crate::DeliverError;
+use crate::http::Request;
+use crate::secret::{Secret, SecretError, SecretRef};
+
+use super::account::ConnectionString;
+use super::sign;
+
+/// Credentials. Secrets are looked up at each request, so a replaced file counts at once.
+#[derive(Debug)]
+pub(super) enum Auth {
+    /// The account's key, in base64.
+    Key(SecretRef),
+    /// The query string of a shared access signature.
+    Sas(SecretRef),
+    /// A connection string with either.
+    ConnectionString(SecretRef),
+}
+
+/// Credentials that cannot be used. Holds none of them.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AuthError {
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error("the connection string cannot be used: {0}")]
+    ConnectionString(&'static str),
+    #[error("the account's key is not base64")]
+    Key,
+    #[error("the SAS is no query string: it begins with sv=, and has sig=")]
+    Sas,
+}
+
+impl From<AuthError> for DeliverError {
+    fn from(error: AuthError) -> DeliverError {
+        let advice = "mend the credentials that the configuration names".to_owned();
+        DeliverError::Stop { advice, source: Box::new(error) }
+    }
+}
+
+enum Proof {
+    Key(Secret<String>),
+    Sas(Secret<String>),
+}
+
+impl Auth {
+    fn proof(&self) -> Result<Proof, AuthError> {
+        match self {
+            Auth::Key(reference) => Ok(Proof::Key(reference.resolve()?)),
+            Auth::Sas(reference) => Ok(Proof::Sas(reference.resolve()?)),
+            Auth::ConnectionString(reference) => {
+                let text = reference.resolve()?;
+                let parts = ConnectionString::parse(text.expose()).map_err(AuthError::ConnectionString)?;
+                match (parts.key, parts.sas) {
+                    (Some(key), _) => Ok(Proof::Key(Secret::new(key))),
+                    (None, Some(sas)) => Ok(Proof::Sas(Secret::new(sas))),
+                    (None, None) => Err(AuthError::ConnectionString("it has no credentials")),
+                }
+            }
+        }
+    }
+
+    /// Whether the credentials can be used, as far as we can tell alone.
+    pub fn check(&self) -> Result<(), AuthError> {
+        let url = "http://localhost/".parse().map_err(|_| AuthError::Sas)?;
+        self.apply("account", Request::new(crate::http::Method::GET, url)).map(drop)
+    }
+
+    /// Adds the credentials to a request that is otherwise complete.
+    pub fn apply(&self, account: &str, mut request: Request) -> Result<Request, AuthError> {
+        match self.proof()? {
+            Proof::Key(key) => {
+                let value = sign::authorization(account, key.expose(), &request).ok_or(AuthError::Key)?;
+                request.secret_header("authorization", &value).map_err(|_| AuthError::Key)
+            }
+            Proof::Sas(sas) => {
+                let sas = sas.expose().trim_start_matches('?');
+                let sound = sas.split('&').any(|p| p.starts_with("sig=")) && !sas.contains([' ', '#', '\n']);
+                if !sound {
+                    return Err(AuthError::Sas);
+                }
+                let query = match request.url.query() {
+                    Some(own) => format!("{own}&{sas}"),
+                    None => sas.to_owned(),
+                };
+                request.url.set_query(Some(&query));
+                Ok(request)
+            }
+        }
+    }
+
+    /// What to look at when the service refuses them.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Auth::Key(_) => "check the account's name and key, and this machine's clock",
+            Auth::Sas(_) => {
+                "check the SAS: its end (se), its permissions (sp: read, create and write), its container, \
+                 and this machine's clock"
+            }
+            Auth::ConnectionString(_) => {
+                "check the connection string's account and key or SAS, and this machine's clock"
+            }
+        }
+    }
+}

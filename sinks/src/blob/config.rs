@@ -1,0 +1,226 @@
+//! `[sinks.NAME]` with `type = "blob"`.
+
+use serde::Deserialize;
+
+use super::account::{ConnectionString, Place, Target};
+use super::auth::{Auth, AuthError};
+use crate::format::{Compression, Format};
+use crate::http::{Client, HttpBuildError, HttpConfig, HttpContext};
+use crate::layout::LayoutError;
+use crate::limits::{BatchConfig, LimitError};
+use crate::secret::SecretRef;
+use crate::units::Size;
+
+/// Sent unless the settings say otherwise: old enough for every cloud, new enough for all we use.
+const API_VERSION: &str = "2019-12-12";
+/// The newest that an Azure Stack Hub documents.
+const HUB_API_VERSION: &str = "2017-11-09";
+/// Older ones sign otherwise.
+const API_VERSION_LEAST: &str = "2015-04-05";
+/// From here on a block may have 100 MiB; before, 4 MiB.
+const LARGE_BLOCKS: &str = "2016-05-31";
+
+/// The settings. Secrets are references (`file:…`, `env:…`, `cred:…`).
+///
+/// ```toml
+/// [sinks.archive]
+/// type = "blob"
+/// account = "contoso"
+/// key = "file:/etc/tidegate/storage.key"   # or sas, or connection_string for both
+/// container = "telemetry"
+/// layout = "{host}/dt={date}/hr={hour}"
+/// ```
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlobConfig {
+    /// `container`
+    pub container: String,
+    /// `account`: the storage account. Not with `connection_string`.
+    #[serde(default)]
+    pub account: Option<String>,
+    /// `key`: the account's key.
+    #[serde(default)]
+    pub key: Option<SecretRef>,
+    /// `sas`: the query string of a shared access signature with the permissions read, create
+    /// and write. In a file it is read anew when it changes.
+    #[serde(default)]
+    pub sas: Option<SecretRef>,
+    /// `connection_string`: account, endpoint and credentials in one;
+    /// `UseDevelopmentStorage=true` for the emulator.
+    #[serde(default)]
+    pub connection_string: Option<SecretRef>,
+    /// `endpoint`: URL of the account's blob service, where it does not follow from the account.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// `endpoint_suffix`. Default: `core.windows.net`.
+    #[serde(default)]
+    pub endpoint_suffix: Option<String>,
+    /// `path_style`: the account is the first part of the path, not of the host.
+    #[serde(default)]
+    pub path_style: bool,
+    /// `profile`: `azure` (default) or `azure-stack-hub`.
+    #[serde(default)]
+    pub profile: Profile,
+    /// `api_version`: the `x-ms-version` that is sent. Default: 2019-12-12; of an Azure Stack
+    /// Hub 2017-11-09, which is also the highest allowed there.
+    #[serde(default)]
+    pub api_version: Option<String>,
+    /// `create_container`: create the container when it is not there.
+    #[serde(default)]
+    pub create_container: bool,
+    /// `layout`: the path before a blob's name, with `{host}`, `{stream}`, `{level}`,
+    /// `{provider}`, `{date}` and `{hour}` (of the events, UTC). Each distinct path of a batch is
+    /// a blob of its own. Default: `{host}/{stream}/dt={date}/hr={hour}`.
+    #[serde(default = "layout")]
+    pub layout: String,
+    /// `format`: `jsonl` (default) or `capture`.
+    #[serde(default)]
+    pub format: Format,
+    /// `compression`: `zstd` (default), `gzip` or `none`.
+    #[serde(default)]
+    pub compression: Compression,
+    /// `single_put_max`: larger blobs are written in blocks. At most 64 MiB. Default: 32 MiB.
+    #[serde(default = "single_put_max")]
+    pub single_put_max: Size,
+    /// `block_size`: of these. Default: 8 MiB, or what the API version allows.
+    #[serde(default)]
+    pub block_size: Option<Size>,
+    /// `[….batch]`. Defaults: 100,000 events, 16 MiB, 60 s, 2 in flight.
+    #[serde(default)]
+    pub batch: BatchConfig,
+    /// `[….http]`: time-outs, TLS, pins, proxy.
+    #[serde(default)]
+    pub http: HttpConfig,
+}
+
+/// What kind of far side it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Azure, or the emulator.
+    #[default]
+    Azure,
+    /// Azure Stack Hub: an older API.
+    AzureStackHub,
+}
+
+fn layout() -> String {
+    "{host}/{stream}/dt={date}/hr={hour}".to_owned()
+}
+
+fn single_put_max() -> Size {
+    Size(32 << 20)
+}
+
+/// Why the sink cannot be made. Holds no secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlobError {
+    /// A setting is wrong.
+    #[error("{key}: {why}")]
+    Setting {
+        /// Which.
+        key: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// The credentials.
+    #[error("{key}")]
+    Credentials {
+        /// Which setting.
+        key: &'static str,
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The template.
+    #[error("layout")]
+    Layout(#[from] LayoutError),
+    /// A limit.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// The HTTP client.
+    #[error("http")]
+    Http(#[from] HttpBuildError),
+}
+
+fn setting(key: &'static str, why: impl Into<String>) -> BlobError {
+    BlobError::Setting { key, why: why.into() }
+}
+
+impl BlobConfig {
+    /// The version to send.
+    pub(super) fn api_version(&self) -> Result<String, BlobError> {
+        let own = match self.profile {
+            Profile::Azure => API_VERSION,
+            Profile::AzureStackHub => HUB_API_VERSION,
+        };
+        let version = self.api_version.as_deref().unwrap_or(own);
+        let form: String = version.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        if form != "0000-00-00" {
+            return Err(setting("api_version", "a date such as 2019-12-12 is expected"));
+        }
+        // dates of this form compare as text
+        if version < API_VERSION_LEAST {
+            return Err(setting("api_version", format!("{API_VERSION_LEAST} or later is needed")));
+        }
+        if self.profile == Profile::AzureStackHub && version > HUB_API_VERSION {
+            let why = format!("an Azure Stack Hub takes {HUB_API_VERSION} at most");
+            return Err(setting("api_version", why));
+        }
+        Ok(version.to_owned())
+    }
+
+    /// Sizes of a block and of a blob in one request.
+    pub(super) fn sizes(&self, version: &str) -> Result<(usize, usize), BlobError> {
+        let most: u64 = if version < LARGE_BLOCKS { 4 << 20 } else { 100 << 20 };
+        let block = self.block_size.map_or((8 << 20).min(most), |s| s.0);
+        if !(1 << 10..=most).contains(&block) {
+            return Err(setting("block_size", format!("1KiB to {}MiB is allowed", most >> 20)));
+        }
+        if self.single_put_max.0 > 64 << 20 {
+            return Err(setting("single_put_max", "at most 64MiB is allowed"));
+        }
+        let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        Ok((size(block), size(self.single_put_max.0)))
+    }
+
+    /// The container and the credentials.
+    pub(super) fn target(&self, _client: &Client, _ctx: &HttpContext) -> Result<(Target, Auth), BlobError> {
+        let credentials =
+            |key: &'static str| move |e: AuthError| BlobError::Credentials { key, source: Box::new(e) };
+        let mut place = Place {
+            account: self.account.as_deref().unwrap_or_default(),
+            endpoint: self.endpoint.as_deref(),
+            protocol: None,
+            suffix: self.endpoint_suffix.as_deref(),
+            path_style: self.path_style,
+        };
+        let parts;
+        let (key, auth) = match (&self.key, &self.sas, &self.connection_string) {
+            (Some(key), None, None) => ("key", Auth::Key(key.clone())),
+            (None, Some(sas), None) => ("sas", Auth::Sas(sas.clone())),
+            (None, None, Some(reference)) => {
+                let wrong = credentials("connection_string");
+                if self.account.is_some() {
+                    return Err(setting("account", "it stands in connection_string already"));
+                }
+                let text = reference.resolve().map_err(|e| wrong(e.into()))?;
+                parts = ConnectionString::parse(text.expose())
+                    .map_err(|e| wrong(AuthError::ConnectionString(e)))?;
+                place.account = parts.account.as_deref().unwrap_or_default();
+                place.endpoint = place.endpoint.or(parts.endpoint.as_deref());
+                place.protocol = parts.protocol.as_deref();
+                place.suffix = place.suffix.or(parts.suffix.as_deref());
+                ("connection_string", Auth::ConnectionString(reference.clone()))
+            }
+            _ => return Err(setting("key", "set one of key, sas and connection_string")),
+        };
+        if key == "key" && place.account.is_empty() {
+            return Err(setting("account", "it is needed with key"));
+        }
+        auth.check().map_err(credentials(key))?;
+        let container = place.container(&self.container).map_err(|why| setting("container", why))?;
+        let account = place.account.to_owned();
+        Ok((Target { account, container }, auth))
+    }
+}

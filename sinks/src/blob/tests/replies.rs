@@ -1,0 +1,155 @@
+//! Every answer, and what becomes of it.
+
+use super::*;
+use crate::Clock;
+
+async fn outcome(reply: Canned) -> DeliverError {
+    let server = CannedServer::handler(move |_| reply.clone()).await;
+    let sink = sink(&server.url(), "layout = \"\"\nhttp = { timeout = \"2s\" }");
+    let error = sink.deliver(&batch(1, 3)).await.unwrap_err();
+    let told = format!("{error:?} {error}");
+    assert!(!told.contains(KEY), "{told}");
+    error
+}
+
+#[tokio::test]
+async fn who_must_act_is_told_what_to_do() {
+    for (status, code, word) in [
+        (401, "InvalidAuthenticationInfo", "key"),
+        (403, "AuthenticationFailed", "key"),
+        (403, "AuthorizationPermissionMismatch", "permission"),
+        (403, "AuthorizationFailure", "firewall"),
+        (404, "ContainerNotFound", "create_container"),
+        (404, "ResourceNotFound", "endpoint"),
+        (404, "", "endpoint"),
+        (407, "", "proxy"),
+        (400, "InvalidHeaderValue", "api_version"),
+        (400, "InvalidResourceName", "layout"),
+        (409, "AccountIsDisabled", "enable"),
+    ] {
+        let error = outcome(error_reply(status, code)).await;
+        let DeliverError::Stop { advice, .. } = &error else { panic!("{status} {code}: {error:?}") };
+        assert!(advice.contains(word), "{status} {code}: {advice}");
+    }
+}
+
+#[tokio::test]
+async fn what_may_pass_is_tried_again_and_what_is_too_large_is_split() {
+    for (status, code) in [
+        (500, "InternalError"),
+        (503, "ServerBusy"),
+        (429, ""),
+        (408, ""),
+        (409, "ContainerBeingDeleted"),
+        (409, "SomethingNew"),
+        (412, "LeaseIdMissing"),
+        (400, "Md5Mismatch"),
+        (400, "SomethingNew"),
+        (418, ""),
+        (302, ""),
+        (304, ""),
+        (100, ""),
+    ] {
+        if status == 100 {
+            continue; // an interim reply is no reply
+        }
+        let error = outcome(error_reply(status, code)).await;
+        assert!(matches!(error, DeliverError::Retry { .. }), "{status} {code}: {error:?}");
+    }
+    for (status, code) in [(413, "RequestBodyTooLarge"), (413, ""), (409, "BlockCountExceedsLimit")] {
+        let error = outcome(error_reply(status, code)).await;
+        assert!(matches!(error, DeliverError::Split { .. }), "{status} {code}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_services_wish_to_wait_is_passed_on() {
+    let error = outcome(error_reply(503, "ServerBusy").with("retry-after", "17")).await;
+    let DeliverError::Retry { after, .. } = error else { panic!("{error:?}") };
+    assert_eq!(after, Some(Duration::from_secs(17)));
+}
+
+#[tokio::test]
+async fn answers_that_are_none_are_tried_again() {
+    for broken in [
+        Canned::Close,
+        Canned::Raw("HTTP/1.1 20".into()),
+        Canned::Raw("nonsense\r\n\r\n".into()),
+        Canned::Raw("HTTP/1.1 500 x\r\nContent-Length: 100\r\n\r\n<Code>Inter".into()),
+        Canned::Stuck("HTTP/1.1 201".into()),
+        Canned::status(500).saying(vec![b'x'; 5 << 20]),
+    ] {
+        let error = outcome(broken).await;
+        assert!(matches!(error, DeliverError::Retry { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_by_years_is_named_as_the_reason() {
+    let server = CannedServer::handler(|_| {
+        error_reply(403, "AuthenticationFailed").with("date", "Tue, 24 Nov 2026 12:00:00 GMT")
+    })
+    .await;
+    let text = format!(
+        "container = \"logs\"\naccount = \"acct\"\nkey = \"{KEY}\"\nendpoint = \"{}\"\npath_style = true",
+        server.url()
+    );
+    let config: BlobConfig = toml::from_str(&text).unwrap();
+    let clock = Clock::fixed(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
+    let ctx = HttpContext { clock, ..HttpContext::default() };
+    let sink = BlobSink::new(&SinkId::new("blob"), &config, &ctx).unwrap();
+    let error = sink.check().await.unwrap_err();
+    let DeliverError::Stop { advice, .. } = &error else { panic!("{error:?}") };
+    assert!(advice.contains("clock is") && advice.contains("behind"), "{advice}");
+    assert_eq!(server.seen()[0].header("x-ms-date"), Some("Sun, 09 Sep 2001 01:46:40 GMT"));
+}
+
+#[tokio::test]
+async fn a_hub_gets_the_old_version_and_a_newer_one_is_refused_with_advice() {
+    let fake = Fake::new("profile = \"azure-stack-hub\"").await;
+    fake.account().newest_version = Some("2017-11-09");
+    fake.sink().deliver(&batch(1, 10)).await.unwrap();
+    for request in fake.server.seen() {
+        assert_eq!(request.header("x-ms-version"), Some("2017-11-09"));
+        let known = ["x-ms-version", "x-ms-date", "x-ms-blob-type"];
+        let newer = request.headers.iter().find(|(k, _)| {
+            k.starts_with("x-ms-") && !k.starts_with("x-ms-meta-") && !known.contains(&k.as_str())
+        });
+        assert_eq!(newer, None);
+    }
+    let error = sink(&fake.server.url(), "").deliver(&batch(11, 20)).await.unwrap_err();
+    let DeliverError::Stop { advice, .. } = &error else { panic!("{error:?}") };
+    assert!(advice.contains("azure-stack-hub"), "{advice}");
+}
+
+#[tokio::test]
+async fn a_missing_container_is_made_when_asked_for() {
+    let fake = Fake::new("create_container = true").await;
+    fake.sink().deliver(&batch(1, 3)).await.unwrap();
+    let first = &fake.server.seen()[0];
+    assert_eq!(first.target, "/acct/logs?restype=container");
+    // removed while we run: made again by the next attempt
+    let server = CannedServer::replies([
+        Canned::status(201),
+        error_reply(404, "ContainerNotFound"),
+        error_reply(409, "ContainerAlreadyExists"),
+        Canned::status(201),
+    ])
+    .await;
+    let sink = sink(&server.url(), "layout = \"\"\ncreate_container = true");
+    let error = sink.deliver(&batch(1, 3)).await.unwrap_err();
+    assert!(matches!(error, DeliverError::Retry { .. }), "{error:?}");
+    sink.deliver(&batch(1, 3)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_check_leaves_nothing_and_tells_what_is_wrong() {
+    let fake = Fake::new("").await;
+    fake.sink().check().await.unwrap();
+    assert!(fake.server.seen().iter().all(|r| r.method == "HEAD"));
+    for (status, code, stops) in [(404, "ContainerNotFound", true), (403, "", true), (503, "", false)] {
+        let server = CannedServer::replies([error_reply(status, code)]).await;
+        let error = sink(&server.url(), "").check().await.unwrap_err();
+        assert_eq!(matches!(error, DeliverError::Stop { .. }), stops, "{error:?}");
+    }
+}

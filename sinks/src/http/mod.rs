@@ -486,3 +486,5 @@ fn understood(host: String, error: reqwest::Error) -> HttpError {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -1,0 +1,332 @@
+//! A real TLS server with made chains.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::pins::{Pin, PinMonitor};
+use super::tls::TlsError;
+use super::*;
+use crate::testing::{Canned, CannedServer};
+use crate::{Clock, DeliverError};
+
+/// A certificate, its key, and the right to sign others.
+struct Made {
+    der: CertificateDer<'static>,
+    params: CertificateParams,
+    key: KeyPair,
+}
+
+impl Made {
+    fn pin(&self) -> Pin {
+        Pin::of_spki(&self.key.subject_public_key_info())
+    }
+}
+
+fn params(name: &str, ca: bool) -> CertificateParams {
+    let names = if ca { Vec::new() } else { vec![name.to_owned()] };
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+    if ca {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    }
+    params
+}
+
+fn root(name: &str) -> Made {
+    let (params, key) = (params(name, true), KeyPair::generate().unwrap());
+    let der = params.self_signed(&key).unwrap().der().clone();
+    Made { der, params, key }
+}
+
+fn signed(params: CertificateParams, by: &Made) -> Made {
+    let key = KeyPair::generate().unwrap();
+    let issuer = rcgen::Issuer::from_params(&by.params, &by.key);
+    let der = params.signed_by(&key, &issuer).unwrap().der().clone();
+    Made { der, params, key }
+}
+
+/// Root, intermediate, and a server called `localhost`.
+struct Chain {
+    root: Made,
+    middle: Made,
+    leaf: Made,
+    dir: tempfile::TempDir,
+}
+
+impl Chain {
+    fn new() -> Chain {
+        Chain::with(params("localhost", false))
+    }
+
+    fn with(leaf: CertificateParams) -> Chain {
+        let root = root("Root");
+        let middle = signed(params("Middle", true), &root);
+        let leaf = signed(leaf, &middle);
+        Chain { root, middle, leaf, dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn file(&self, name: &str, text: String) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// `[tls]` that trusts the root, with more lines behind.
+    fn trusting(&self, more: &str) -> String {
+        let ca = self.file("ca.pem", pem("CERTIFICATE", &self.root.der));
+        format!("[tls]\nca_file = '{}'\n{more}", ca.display())
+    }
+
+    async fn serve(&self) -> CannedServer {
+        self.serve_with(&[]).await
+    }
+
+    /// The chain, and certificates that have nothing to do with it.
+    async fn serve_with(&self, more: &[&Made]) -> CannedServer {
+        let mut chain = vec![self.leaf.der.clone(), self.middle.der.clone()];
+        chain.extend(more.iter().map(|m| m.der.clone()));
+        let config = versions(rustls::ALL_VERSIONS)
+            .with_no_client_auth()
+            .with_single_cert(chain, private(&self.leaf.key))
+            .unwrap();
+        CannedServer::tls(config, |_| Canned::status(200)).await
+    }
+}
+
+fn versions(
+    list: &[&'static rustls::SupportedProtocolVersion],
+) -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ServerConfig::builder_with_provider(provider).with_protocol_versions(list).unwrap()
+}
+
+fn private(key: &KeyPair) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::try_from(key.serialize_der()).unwrap()
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+}
+
+fn pins(list: &[Pin], more: &str) -> String {
+    let list = list.iter().map(|p| format!("\"{p}\"")).collect::<Vec<_>>().join(", ");
+    format!("[[tls.pins]]\nsha256 = [{list}]\n{more}\n")
+}
+
+/// Another key's pin: the backup that is not in use.
+fn unused() -> Pin {
+    Pin::of_spki(b"a key in a safe")
+}
+
+fn context() -> HttpContext {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_750_000_000);
+    HttpContext { clock: Clock::fixed(at), pins: PinMonitor::default() }
+}
+
+async fn ask(server: &CannedServer, settings: &str, ctx: &HttpContext) -> Result<u16, HttpError> {
+    let config: HttpConfig = toml::from_str(settings).unwrap();
+    let client = Client::new(&config, ctx).unwrap();
+    let request = Request::new(Method::GET, server.url().parse().unwrap());
+    client.send(request).await.map(|reply| reply.status)
+}
+
+#[tokio::test]
+async fn a_private_ca_is_trusted_and_without_it_the_chain_is_not() {
+    let (chain, ctx) = (Chain::new(), context());
+    let server = chain.serve().await;
+    assert_eq!(ask(&server, &chain.trusting(""), &ctx).await.unwrap(), 200);
+    assert_eq!(ask(&server, &chain.trusting("system_roots = true"), &ctx).await.unwrap(), 200);
+    let error = ask(&server, "", &ctx).await.unwrap_err();
+    assert!(matches!(error, HttpError::Certificate { .. }), "{error:?}");
+    assert!(matches!(error.into(), DeliverError::Stop { .. }));
+    let other = Chain::new();
+    let error = ask(&server, &other.trusting(""), &ctx).await.unwrap_err();
+    assert!(matches!(error, HttpError::Certificate { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn any_certificate_of_the_verified_chain_may_carry_the_pin_or_its_backup() {
+    let chain = Chain::new();
+    let server = chain.serve().await;
+    for pinned in [&chain.leaf, &chain.middle, &chain.root] {
+        for list in [[pinned.pin(), unused()], [unused(), pinned.pin()]] {
+            let ctx = context();
+            assert_eq!(ask(&server, &chain.trusting(&pins(&list, "")), &ctx).await.unwrap(), 200);
+            let state = ctx.pins.states().remove("localhost").unwrap();
+            assert_eq!((state.matched, state.missed, state.ok), (1, 0, true));
+            assert_eq!(state.chain, [chain.leaf.pin(), chain.middle.pin(), chain.root.pin()]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_chain_without_a_pin_is_no_connection_and_nothing_is_sent() {
+    let (chain, ctx) = (Chain::new(), context());
+    let server = chain.serve().await;
+    let list = [unused(), Pin::of_spki(b"another")];
+    let error = ask(&server, &chain.trusting(&pins(&list, "")), &ctx).await.unwrap_err();
+    let HttpError::Pin(miss) = &error else { panic!("{error:?}") };
+    assert_eq!((miss.host.as_str(), miss.chain[0]), ("localhost", chain.leaf.pin()));
+    let DeliverError::Stop { advice, .. } = error.into() else { panic!() };
+    assert!(advice.contains("matches no pin"), "{advice}");
+    assert!(server.seen().is_empty());
+    assert_eq!(ctx.pins.states()["localhost"].missed, 1);
+}
+
+#[tokio::test]
+async fn report_only_counts_the_miss_and_connects() {
+    let (chain, ctx) = (Chain::new(), context());
+    let server = chain.serve().await;
+    let list = pins(&[unused(), Pin::of_spki(b"another")], "report_only = true");
+    assert_eq!(ask(&server, &chain.trusting(&list), &ctx).await.unwrap(), 200);
+    let state = ctx.pins.states().remove("localhost").unwrap();
+    assert_eq!((state.missed, state.ok, state.report_only), (1, false, true));
+}
+
+#[tokio::test]
+async fn a_pin_on_a_certificate_that_is_only_sent_along_does_not_count() {
+    // an attacker with a trusted chain sends the pinned certificates behind it
+    let (chain, theirs, ctx) = (Chain::new(), Chain::new(), context());
+    let server = chain.serve_with(&[&theirs.leaf, &theirs.middle, &theirs.root]).await;
+    for pinned in [&theirs.leaf, &theirs.middle, &theirs.root] {
+        let list = pins(&[pinned.pin(), unused()], "");
+        let error = ask(&server, &chain.trusting(&list), &ctx).await.unwrap_err();
+        assert!(matches!(error, HttpError::Pin(_)), "{error:?}");
+    }
+    assert!(server.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_pin_does_not_replace_the_ordinary_checks() {
+    let mut old = params("localhost", false);
+    old.not_after = rcgen::date_time_ymd(2024, 1, 1);
+    let other = params("other.test", false);
+    for leaf in [old, other] {
+        let (chain, ctx) = (Chain::with(leaf), context());
+        let server = chain.serve().await;
+        for more in ["", "report_only = true"] {
+            let list = pins(&[chain.leaf.pin(), unused()], more);
+            let error = ask(&server, &chain.trusting(&list), &ctx).await.unwrap_err();
+            assert!(matches!(error, HttpError::Certificate { .. }), "{error:?}");
+        }
+        assert!(server.seen().is_empty() && ctx.pins.states().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_looks_into_tls_is_refused_though_its_ca_is_trusted() {
+    let (real, proxy, ctx) = (Chain::new(), Chain::new(), context());
+    let server = proxy.serve().await;
+    // the administrator has put the proxy's CA beside the real one
+    let both = pem("CERTIFICATE", &real.root.der) + &pem("CERTIFICATE", &proxy.root.der);
+    let ca = real.file("both.pem", both);
+    let trusting = format!("[tls]\nca_file = '{}'\n", ca.display());
+    assert_eq!(ask(&server, &trusting, &ctx).await.unwrap(), 200);
+    let list = pins(&[real.middle.pin(), unused()], "");
+    let error = ask(&server, &(trusting + &list), &ctx).await.unwrap_err();
+    assert!(matches!(error, HttpError::Pin(_)), "{error:?}");
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn pins_hold_for_their_own_hosts_and_the_first_set_that_fits_counts() {
+    let (chain, ctx) = (Chain::new(), context());
+    let server = chain.serve().await;
+    let wrong = [unused(), Pin::of_spki(b"another")];
+    let elsewhere = pins(&wrong, "host = \"*.example.com\"");
+    assert_eq!(ask(&server, &chain.trusting(&elsewhere), &ctx).await.unwrap(), 200);
+    let own = pins(&[chain.leaf.pin(), unused()], "host = \"localhost\"") + &pins(&wrong, "");
+    assert_eq!(ask(&server, &chain.trusting(&own), &ctx).await.unwrap(), 200);
+    let any_first = pins(&wrong, "") + &pins(&[chain.leaf.pin(), unused()], "host = \"localhost\"");
+    assert!(ask(&server, &chain.trusting(&any_first), &ctx).await.is_err());
+}
+
+#[tokio::test]
+async fn a_pinned_certificate_that_ends_soon_is_a_warning() {
+    let mut ending = params("localhost", false);
+    ending.not_after = rcgen::date_time_ymd(2025, 6, 25);
+    let (chain, ctx) = (Chain::with(ending), context());
+    let server = chain.serve().await;
+    let list = |more: &str| chain.trusting(&pins(&[chain.leaf.pin(), unused()], more));
+    ask(&server, &list(""), &ctx).await.unwrap();
+    let state = ctx.pins.states().remove("localhost").unwrap();
+    assert!(state.expires_soon && state.not_after.is_some());
+    ask(&server, &list("warn_before = \"2d\""), &ctx).await.unwrap();
+    assert!(!ctx.pins.states()["localhost"].expires_soon);
+}
+
+#[tokio::test]
+async fn pins_and_an_address_without_tls_do_not_go_together() {
+    let (chain, ctx) = (Chain::new(), context());
+    let server = CannedServer::replies([Canned::status(200)]).await;
+    let list = chain.trusting(&pins(&[chain.leaf.pin(), unused()], ""));
+    let error = ask(&server, &list, &ctx).await.unwrap_err();
+    assert!(matches!(error, HttpError::Insecure(_)), "{error:?}");
+    assert!(server.seen().is_empty());
+}
+
+#[tokio::test]
+async fn versions_below_the_least_are_refused() {
+    let (chain, ctx) = (Chain::new(), context());
+    let config = versions(&[&rustls::version::TLS12])
+        .with_no_client_auth()
+        .with_single_cert(vec![chain.leaf.der.clone(), chain.middle.der.clone()], private(&chain.leaf.key))
+        .unwrap();
+    let server = CannedServer::tls(config, |_| Canned::status(200)).await;
+    let list = pins(&[chain.leaf.pin(), unused()], "");
+    assert_eq!(ask(&server, &chain.trusting(&list), &ctx).await.unwrap(), 200);
+    assert!(ask(&server, &chain.trusting("min_version = \"1.3\""), &ctx).await.is_err());
+}
+
+#[tokio::test]
+async fn a_client_shows_its_certificate_when_it_has_one() {
+    let (chain, ctx) = (Chain::new(), context());
+    let client = signed(params("client", false), &chain.root);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(chain.root.der.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let checks = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .unwrap();
+    let config = versions(rustls::ALL_VERSIONS)
+        .with_client_cert_verifier(checks)
+        .with_single_cert(vec![chain.leaf.der.clone(), chain.middle.der.clone()], private(&chain.leaf.key))
+        .unwrap();
+    let server = CannedServer::tls(config, |_| Canned::status(200)).await;
+    let cert = chain.file("client.pem", pem("CERTIFICATE", &client.der));
+    let key = chain.file("client.key", pem("PRIVATE KEY", &client.key.serialize_der()));
+    let identity =
+        |key: &PathBuf| format!("client_cert = '{}'\nclient_key = 'file:{}'", cert.display(), key.display());
+    assert_eq!(ask(&server, &chain.trusting(&identity(&key)), &ctx).await.unwrap(), 200);
+    assert!(ask(&server, &chain.trusting(""), &ctx).await.is_err());
+    let foreign = chain.file("other.key", pem("PRIVATE KEY", &chain.leaf.key.serialize_der()));
+    let config: HttpConfig = toml::from_str(&chain.trusting(&identity(&foreign))).unwrap();
+    let error = Client::new(&config, &ctx).unwrap_err();
+    assert!(matches!(error, HttpBuildError::Tls(TlsError::KeyUnusable)), "{error:?}");
+}
+
+#[test]
+fn files_that_hold_no_certificate_are_named() {
+    let chain = Chain::new();
+    for text in ["", "no pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        let file = chain.file("bad.pem", text.to_owned());
+        let config: HttpConfig = toml::from_str(&format!("[tls]\nca_file = '{}'", file.display())).unwrap();
+        let error = Client::new(&config, &context()).unwrap_err();
+        assert!(error.to_string().contains("bad.pem"), "{error}");
+    }
+    let missing: HttpConfig = toml::from_str("[tls]\nca_file = '/no/such/ca.pem'").unwrap();
+    assert!(Client::new(&missing, &context()).unwrap_err().to_string().contains("/no/such/ca.pem"));
+    let alone = pins(&[unused()], "");
+    let config: HttpConfig = toml::from_str(&chain.trusting(&alone)).unwrap();
+    assert!(Client::new(&config, &context()).unwrap_err().to_string().contains("no backup"));
+}

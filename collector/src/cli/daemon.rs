@@ -67,7 +67,9 @@ pub(super) fn run(checked: Checked, look: &Look, ends: Ends) -> Result<Ran, Fail
     let broken = |e: io::Error| Failure::new(Exit::Software, format!("cannot start the runtime: {e}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(broken)?;
     runtime.block_on(async {
+        let signals = Signals::new().map_err(broken)?;
         let data_on_stdout = checked.uses_stdout();
+        let (sources, sinks) = (checked.sources().len(), checked.sinks().len());
         let until = match ends {
             Ends::WhenStopped => Until::Stopped,
             Ends::WithInput(_) => Until::Delivered,
@@ -76,8 +78,9 @@ pub(super) fn run(checked: Checked, look: &Look, ends: Ends) -> Result<Ran, Fail
         let running = Pipeline::start(parts)
             .await
             .map_err(|e| Failure::new(Exit::Config, assemble::chain(&e)).hint("mend the configuration"))?;
+        tracing::info!(sources, sinks, "running");
         let handle = running.handle();
-        let watcher = tokio::spawn(watch(handle, drain, ends, bar(look)));
+        let watcher = tokio::spawn(watch(handle, signals, drain, ends, bar(look)));
         let summary = running.wait().await;
         watcher.abort();
         let summary = summary
@@ -131,13 +134,13 @@ fn bar(look: &Look) -> Option<ProgressBar> {
 }
 
 /// Watches a run: shows it, passes signals on, gives up when nothing moves any more.
-async fn watch(handle: Handle, drain: Duration, ends: Ends, bar: Option<ProgressBar>) {
+async fn watch(handle: Handle, mut signals: Signals, drain: Duration, ends: Ends, bar: Option<ProgressBar>) {
     let mut tick = tokio::time::interval(LOOK);
     let mut stalled = Stalled::new();
     let mut asked = false;
     loop {
         tokio::select! {
-            () = asked_to_stop() => {
+            () = signals.next() => {
                 if asked {
                     // the ring survives this as it survives a loss of power
                     std::process::exit(130);
@@ -154,11 +157,11 @@ async fn watch(handle: Handle, drain: Duration, ends: Ends, bar: Option<Progress
                 }
                 if let Ends::WithInput(patience) = ends
                     && !asked
-                    && progress.sources_running == 0
                     && stalled.since(&progress) >= patience
+                    && (progress.sources_running == 0 || !progress.alarms.is_empty())
                 {
                     asked = true;
-                    tracing::error!("nothing could be delivered for {} s: giving up", patience.as_secs());
+                    tracing::error!("nothing moved for {} s: giving up", patience.as_secs());
                     handle.stop(Duration::ZERO);
                 }
             }
@@ -166,22 +169,23 @@ async fn watch(handle: Handle, drain: Duration, ends: Ends, bar: Option<Progress
     }
 }
 
-/// How long nothing has been settled by any sink.
+/// How long nothing has been stored, and nothing settled by any sink.
 #[derive(Debug)]
 struct Stalled {
-    settled: u64,
+    done: u64,
     at: Instant,
 }
 
 impl Stalled {
     fn new() -> Stalled {
-        Stalled { settled: 0, at: Instant::now() }
+        Stalled { done: 0, at: Instant::now() }
     }
 
     fn since(&mut self, progress: &Progress) -> Duration {
-        let settled = progress.sinks.values().map(|s| s.delivered + s.rejected + s.left_out).sum();
-        if settled != self.settled {
-            *self = Stalled { settled, at: Instant::now() };
+        let settled: u64 = progress.sinks.values().map(|s| s.delivered + s.rejected + s.left_out).sum();
+        let done = settled + progress.stored + progress.dropped;
+        if done != self.done {
+            *self = Stalled { done, at: Instant::now() };
         }
         self.at.elapsed()
     }
@@ -206,24 +210,42 @@ fn line(progress: &Progress) -> String {
     line
 }
 
-/// Ctrl-C, or the system's wish that the program ends.
+/// The wish of a user or the system that the program ends. Made before anything runs, so that none is missed.
+#[derive(Debug)]
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
 #[cfg(unix)]
-async fn asked_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        // without handlers the signals end the program, which the ring survives
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
-/// Ctrl-C.
 #[cfg(not(unix))]
-async fn asked_to_stop() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {})
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
     }
 }

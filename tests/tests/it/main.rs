@@ -1,5 +1,7 @@
 //! The whole system, from outside: the program is started as a user starts it.
 
+mod azurite;
+mod crash;
 mod support;
 mod surface;
 mod tidy;

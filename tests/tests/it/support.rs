@@ -2,7 +2,8 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
@@ -72,4 +73,81 @@ pub fn finish(command: &mut Command) -> Ran {
         stdout: String::from_utf8(output.stdout).expect("UTF-8 on standard output"),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// A daemon under test, killed when the test lets go of it.
+#[derive(Debug)]
+pub struct Daemon(Child);
+
+impl Daemon {
+    /// `tidegate run` with a configuration; what it logs goes to `log`.
+    pub fn start(config: &Path, log: &Path) -> Daemon {
+        let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        let mut command = program();
+        command.args(["run", "--quiet", "-c"]).arg(config).stdout(Stdio::null()).stderr(log);
+        Daemon(command.spawn().expect("the program starts"))
+    }
+
+    /// As a loss of power to the process: SIGKILL.
+    pub fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// SIGTERM, and its exit code.
+    pub fn terminate(mut self) -> Option<i32> {
+        let sent = Command::new("kill").arg("-TERM").arg(self.0.id().to_string()).status().unwrap();
+        assert!(sent.success());
+        self.0.wait().unwrap().code()
+    }
+
+    /// Whether it has ended by itself.
+    pub fn ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // one that has been waited for is gone already
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until something is so; a minute at most.
+#[track_caller]
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Numbers from a seed that is printed, and taken back from `TIDEGATE_SEED`.
+#[derive(Debug)]
+pub struct Chance(u64);
+
+impl Chance {
+    pub fn new(test: &str) -> Chance {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let fresh = now.as_nanos() as u64;
+        let seed = std::env::var("TIDEGATE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(fresh);
+        eprintln!("{test}: TIDEGATE_SEED={seed}");
+        Chance(seed)
+    }
+
+    /// From 0 to below `n` (SplitMix64).
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n.max(1)
+    }
+}
+
+/// How many rounds a test that kills the program goes: `TIDEGATE_ROUNDS`, 20 otherwise.
+pub fn rounds() -> u64 {
+    std::env::var("TIDEGATE_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(20)
 }

@@ -8,14 +8,24 @@ use tidegate_benches::trace;
 use tidegate_etl::{EtlFile, EventReader, PayloadDecoder};
 use tidegate_proto::batch::Batch;
 
-/// One trace a kind: kernel records, compressed and merged; EventSource; TraceLogging.
+#[path = "../../sources/etl/examples/rates/repeat.rs"]
+mod repeat;
+
+/// One trace a kind: compressed and merged; EventSource; kernel records. TraceLogging is made.
 const TRACES: [&str; 3] =
     ["perfview/net.4.5.2.x64", "tx/BondEtwSample.hist", "etlparser/ShutdownPerfDiagLogger"];
 
+/// The traces, and 50,000 TraceLogging events of twelve fields.
+fn traces() -> Vec<(String, Vec<u8>)> {
+    let read = |name: &str| std::fs::read(trace(name)).expect("the trace is in the tree");
+    let mut all: Vec<_> = TRACES.iter().map(|name| ((*name).to_owned(), read(name))).collect();
+    all.push(("tracelogging".to_owned(), repeat::tracelogging(&read("perfview/primitive-types"), 50_000)));
+    all
+}
+
 fn walk(c: &mut Criterion) {
     let mut group = c.benchmark_group("etl/walk");
-    for name in TRACES {
-        let bytes = std::fs::read(trace(name)).expect("the trace is in the tree");
+    for (name, bytes) in traces() {
         let file = EtlFile::open(bytes.as_slice()).expect("it opens");
         let uncompressed = file.walk(|_| ()).expect("it reads").bytes;
         group.throughput(Throughput::Bytes(uncompressed));
@@ -32,8 +42,7 @@ fn walk(c: &mut Criterion) {
 fn decode(c: &mut Criterion) {
     let mut group = c.benchmark_group("etl/decode");
     group.sample_size(20);
-    for name in TRACES {
-        let bytes = std::fs::read(trace(name)).expect("the trace is in the tree");
+    for (name, bytes) in traces() {
         let file = EtlFile::open(bytes.as_slice()).expect("it opens");
         let mut batch = Batch::new();
         let mut all = || {

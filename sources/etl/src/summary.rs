@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 
 /// Kinds of events counted one by one; those beyond are counted together.
-const MAX_KINDS: usize = 262_144;
+const MAX_KINDS: usize = 65_536;
+/// Bytes of their names at most.
+const MAX_NAMES: usize = 8 << 20;
 
 /// What names a kind of event before any payload is decoded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -129,6 +131,7 @@ impl<R: ReadAt> EtlFile<R> {
         let mut kinds: Vec<KindCount> = Vec::new();
         let mut rest = new_count(None, i64::MAX);
         let mut key = Vec::new();
+        let mut names = 0;
         let mut span: Option<(i64, i64)> = None;
         let mut last_ns = clock.unix_ns(self.header().clock_start());
         let walk = self.walk(|r| {
@@ -143,7 +146,8 @@ impl<R: ReadAt> EtlFile<R> {
             key.extend_from_slice(name);
             let count = match places.get(key.as_slice()) {
                 Some(at) => kinds.get_mut(*at),
-                None if kinds.len() < MAX_KINDS => {
+                None if kinds.len() < MAX_KINDS && names + name.len() <= MAX_NAMES => {
+                    names += name.len();
                     let name = String::from_utf8_lossy(name).into_owned();
                     let kind = EventKind { family, provider, id, version, opcode, name };
                     places.insert(key.clone(), kinds.len());
@@ -158,7 +162,7 @@ impl<R: ReadAt> EtlFile<R> {
             count.first_ns = count.first_ns.min(ns);
             count.last_ns = count.last_ns.max(ns);
             if count.provider_name.is_empty() && !traits.is_empty() {
-                count.provider_name = String::from_utf8_lossy(text(traits)).into_owned();
+                count.provider_name = crate::decode::name_of(&String::from_utf8_lossy(text(traits)));
             }
         })?;
         if rest.records > 0 {

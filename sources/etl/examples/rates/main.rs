@@ -6,8 +6,9 @@
 mod repeat;
 
 use std::time::Instant;
-use tidegate_etl::{EtlFile, EventReader, PayloadDecoder};
+use tidegate_etl::{Coverage, EtlFile, EventReader, PayloadDecoder};
 use tidegate_proto::batch::Batch;
+use tidegate_proto::schema::Decoder;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -49,6 +50,7 @@ fn rates(path: &str) -> Result<(), Failure> {
         Ok(())
     })?;
     let mut batch = Batch::new();
+    let mut with_fields = 0;
     let decoded = best(|| {
         // Opening and the pass for schemas are part of it.
         let file = EtlFile::open(bytes.as_slice())?;
@@ -57,13 +59,15 @@ fn rates(path: &str) -> Result<(), Failure> {
             let more = reader.next_batch(&mut batch, 1000)?;
             batch.clear();
             if !more {
+                let raw = |c: &Coverage| matches!(c.decoder, Decoder::None | Decoder::Wpp);
+                with_fields = reader.coverage().iter().filter(|c| !raw(c)).map(|c| c.events).sum();
                 return Ok(());
             }
         }
     })?;
     let (n, size) = (walk.records as f64, walk.bytes as f64);
     println!(
-        "{{\"file\":{path:?},\"records\":{},\"bytes\":{},\"walk_per_s\":{:.0},\"walk_mb_per_s\":{:.0},\"summary_mb_per_s\":{:.0},\"decode_per_s\":{:.0}}}",
+        "{{\"file\":{path:?},\"records\":{},\"bytes\":{},\"walk_per_s\":{:.0},\"walk_mb_per_s\":{:.0},\"summary_mb_per_s\":{:.0},\"decoded\":{with_fields},\"decode_per_s\":{:.0}}}",
         walk.records,
         walk.bytes,
         n / walked,

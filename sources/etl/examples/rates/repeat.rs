@@ -51,5 +51,8 @@ pub fn tracelogging(source: &[u8], records: usize) -> Vec<u8> {
         header[0x34..0x38].copy_from_slice(&[0x20, 0, 0, 0]);
         sequence += 1;
     }
+    // BuffersWritten of the header record: some readers stop there.
+    let written = HEADER + 32 + 36;
+    out[written..written + 4].copy_from_slice(&(sequence as u32).to_le_bytes());
     out
 }

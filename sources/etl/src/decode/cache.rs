@@ -5,12 +5,14 @@ use crate::record::{Identity, Record};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use tidegate_proto::schema::{Decoder, Schema, SchemaParts};
+use tidegate_proto::schema::{Decoder, FieldDef, Schema, SchemaParts};
 
 /// Kinds of events kept at most; then the cache starts anew.
 const MAX_ENTRIES: usize = 65_536;
-/// Bytes of schemas kept at most.
+/// Memory of all kinds at most, as [`Entry::cost`] counts.
 const MAX_BYTES: usize = 16 << 20;
+/// What a kind takes beside its names and fields: two schemas, places in the tables.
+const ENTRY_BYTES: usize = 1024;
 
 /// What names a kind of event. TraceLogging events are named by their schema and traits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +74,7 @@ impl<'a> Key<'a> {
 }
 
 /// Eight bytes at a time; what collides is told apart by comparison.
-fn mix(mut h: u64, b: &[u8]) -> u64 {
+pub(crate) fn mix(mut h: u64, b: &[u8]) -> u64 {
     const K: u64 = 0x9E37_79B9_7F4A_7C15;
     let (words, tail) = b.as_chunks::<8>();
     let mut add = |n: u64| h = (h ^ n).wrapping_mul(K).rotate_left(29);
@@ -141,6 +143,16 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Memory that it takes, about.
+    fn cost(&self, key: &Key<'_>) -> usize {
+        let s = &self.schema;
+        let names = s.provider_name.len() + s.event_name.len() + s.task_name.len() + s.message.len();
+        let fields: usize = s.fields.iter().map(|f| f.name.len() + size_of::<FieldDef>()).sum();
+        ENTRY_BYTES + key.len() + 2 * names + fields + self.ops.len() * size_of::<Op>()
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     map: HashMap<u64, u32, Hashing>,
@@ -163,7 +175,7 @@ impl Cache {
     }
 
     pub(crate) fn insert(&mut self, key: &Key<'_>, mut entry: Entry) -> usize {
-        let cost = 24 + key.len() * 2 + entry.ops.len() * size_of::<Op>();
+        let cost = entry.cost(key);
         if self.entries.len() >= MAX_ENTRIES || self.bytes + cost > MAX_BYTES {
             self.clear();
         }

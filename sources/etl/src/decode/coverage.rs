@@ -37,7 +37,7 @@ impl Totals {
             let (name, _, events) = self.0.entry(key).or_insert_with(|| (String::new(), decoder, 0));
             *events += n;
             if name.is_empty() && key.0 != [0; 16] {
-                name.clone_from(&entry.schema.provider_name);
+                *name = name_of(&entry.schema.provider_name);
             }
         }
     }
@@ -50,4 +50,9 @@ pub(crate) fn collect(cache: &Cache) -> Vec<Coverage> {
     }
     let each = |((provider, _), (name, decoder, events))| Coverage { provider, name, decoder, events };
     totals.0.into_iter().map(each).collect()
+}
+
+/// The start of a name; longer ones are no names, and many of them would take memory.
+pub(crate) fn name_of(text: &str) -> String {
+    text.chars().take(256).collect()
 }

@@ -17,6 +17,7 @@ use crate::record::{Identity, Record};
 pub(crate) use cache::Hashing;
 use cache::{Cache, Entry, Key};
 pub use coverage::Coverage;
+pub(crate) use coverage::name_of;
 pub(crate) use kernel::kernel_class;
 pub use manifest::ManifestError;
 use schemas::Schemas;
@@ -31,7 +32,7 @@ use tracelogging::Traits;
 const LOST_EVENT: [u8; 16] =
     [0xe0, 0x9a, 0x39, 0x6a, 0xc6, 0x4b, 0xe9, 0x4d, 0x87, 0x0b, 0x36, 0x57, 0xf8, 0x94, 0x7e, 0x7e];
 /// Providers whose names are remembered.
-const MAX_NAMES: usize = 65_536;
+const MAX_NAMES: usize = 8_192;
 
 /// Turns records into events, with what it has learnt of their schemas.
 ///
@@ -120,7 +121,8 @@ impl PayloadDecoder {
         if known || self.names.len() >= MAX_NAMES {
             return known;
         }
-        let Some(traits) = tracelogging::traits(traits) else { return false };
+        let Some(mut traits) = tracelogging::traits(traits) else { return false };
+        traits.name = name_of(&traits.name);
         self.names.insert(record.provider, traits);
         true
     }

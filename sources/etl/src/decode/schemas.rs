@@ -1,5 +1,6 @@
 //! The schemas that are known beside those in the events themselves.
 
+use super::cache::mix;
 use super::chunks::{self, Chunks};
 use super::embedded::{self, InfoKey};
 use super::manifest::{self, ManifestError, Provider};
@@ -19,7 +20,11 @@ const META_MAP: u8 = 33;
 /// Bytes of embedded schemas kept.
 const MAX_INFO_BYTES: usize = 12 << 20;
 /// Bytes of manifest texts in the trace that are used.
-const MAX_TRACE_MANIFESTS: usize = 6 << 20;
+const MAX_CARRIED_BYTES: usize = 6 << 20;
+/// Definitions in those manifests.
+const MAX_CARRIED_ITEMS: usize = 65_536;
+/// Providers whose manifests are remembered, damaged ones too.
+const MAX_CARRIERS: usize = 4_096;
 /// Manifests of one provider in the trace that are used.
 const MAX_VERSIONS: usize = 16;
 
@@ -32,9 +37,10 @@ pub(crate) struct Schemas {
     given: HashMap<[u8; 16], Vec<Provider>>,
     /// Carried in the trace.
     carried: HashMap<[u8; 16], Vec<Provider>>,
-    /// Texts of `carried`, to know a copy.
-    texts: HashMap<[u8; 16], Vec<Vec<u8>>>,
+    /// Length and hash of the texts of `carried`, to know a copy.
+    texts: HashMap<[u8; 16], Vec<(usize, u64)>>,
     carried_bytes: usize,
+    carried_items: usize,
     chunks: Chunks,
 }
 
@@ -58,7 +64,7 @@ impl Schemas {
                 _ => false,
             },
             Identity::Event if chunks::is_chunk(record) => {
-                self.chunks.add(record).is_some_and(|text| self.carry(record.provider, text))
+                self.chunks.add(record).is_some_and(|text| self.carry(record.provider, &text))
             }
             _ => false,
         }
@@ -88,21 +94,29 @@ impl Schemas {
     }
 
     /// Adds the manifest that an EventSource wrote. A damaged one is no schema.
-    fn carry(&mut self, provider: [u8; 16], text: Vec<u8>) -> bool {
+    fn carry(&mut self, provider: [u8; 16], text: &[u8]) -> bool {
+        if self.texts.len() >= MAX_CARRIERS && !self.texts.contains_key(&provider) {
+            return false;
+        }
         let known = self.texts.entry(provider).or_default();
-        if known.contains(&text)
+        let copy = (text.len(), mix(0, text));
+        if known.contains(&copy)
             || known.len() >= MAX_VERSIONS
-            || self.carried_bytes + text.len() > MAX_TRACE_MANIFESTS
+            || self.carried_bytes + text.len() > MAX_CARRIED_BYTES
         {
             return false;
         }
-        self.carried_bytes += text.len();
-        let found = manifest::read(&text).unwrap_or_default();
-        known.push(text);
+        known.push(copy);
+        let left = MAX_CARRIED_ITEMS - self.carried_items;
+        let Ok((found, items)) = manifest::read_some(text, left) else { return false };
         let own: Vec<Provider> = found.into_iter().filter(|p| p.guid == provider).collect();
-        let new = !own.is_empty();
+        if own.is_empty() {
+            return false;
+        }
+        self.carried_bytes += text.len();
+        self.carried_items += items;
         self.carried.entry(provider).or_default().extend(own);
-        new
+        true
     }
 
     /// Adds a manifest given by the user; returns the number of events it describes.

@@ -88,11 +88,20 @@ struct Data {
     members: Option<Vec<Data>>,
 }
 
-/// Reads a manifest in UTF-8 or UTF-16 with a byte order mark.
+/// Definitions of one manifest at most: events, fields, strings and so on.
+const MAX_ITEMS: usize = 262_144;
+
+/// Reads a user's manifest in UTF-8 or UTF-16 with a byte order mark.
 pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Provider>, ManifestError> {
     if bytes.len() > MAX_MANIFEST {
         return Err(ManifestError::TooLarge { size: bytes.len(), limit: MAX_MANIFEST });
     }
+    let (providers, _) = read_some(bytes, MAX_ITEMS)?;
+    if providers.is_empty() { Err(ManifestError::NoProvider) } else { Ok(providers) }
+}
+
+/// Reads a manifest of at most so many definitions; returns how many there were.
+pub(crate) fn read_some(bytes: &[u8], most: usize) -> Result<(Vec<Provider>, usize), ManifestError> {
     let text = match bytes {
         [0xFF, 0xFE, rest @ ..] => crate::bytes::utf16_text(rest).into(),
         [0xFE, 0xFF, rest @ ..] => {
@@ -102,8 +111,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Provider>, ManifestError> {
         [0xEF, 0xBB, 0xBF, rest @ ..] => String::from_utf8_lossy(rest),
         _ => String::from_utf8_lossy(bytes),
     };
-    let providers = xml::read(&text)?;
-    if providers.is_empty() { Err(ManifestError::NoProvider) } else { Ok(providers) }
+    xml::read(&text, most)
 }
 
 impl Provider {

@@ -10,8 +10,6 @@ use tidegate_proto::guid;
 
 /// Depth of elements that is followed.
 const MAX_DEPTH: usize = 64;
-/// Events, fields, strings and so on of one manifest at most.
-const MAX_ITEMS: usize = 262_144;
 
 /// What the parser has read.
 #[derive(Default)]
@@ -28,7 +26,8 @@ struct State {
     items: usize,
 }
 
-pub(super) fn read(text: &str) -> Result<Vec<Provider>, ManifestError> {
+/// The providers, and the number of definitions read, of which `most` are allowed.
+pub(super) fn read(text: &str, most: usize) -> Result<(Vec<Provider>, usize), ManifestError> {
     let mut reader = Reader::from_str(text);
     let mut state = State::default();
     let mut depth = 0_usize;
@@ -53,15 +52,15 @@ pub(super) fn read(text: &str) -> Result<Vec<Provider>, ManifestError> {
             Event::Eof => break,
             _ => {}
         }
-        if state.items > MAX_ITEMS {
-            return Err(bad(reader.buffer_position(), format!("more than {MAX_ITEMS} definitions")));
+        if state.items > most {
+            return Err(bad(reader.buffer_position(), format!("more than {most} definitions")));
         }
     }
     let strings = Arc::new(state.strings);
     for provider in &mut state.providers {
         provider.finish(&strings);
     }
-    Ok(state.providers)
+    Ok((state.providers, state.items))
 }
 
 /// An attribute's text; empty when it is not there.

@@ -12,5 +12,6 @@ pub mod gate;
 pub mod intake;
 pub mod own;
 pub mod pipeline;
+pub mod sampling;
 #[cfg(test)]
 mod testing;

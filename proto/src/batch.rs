@@ -55,6 +55,8 @@ pub struct Head {
     pub related: [u8; 16],
     /// The telemetry level, if the event or the gate has given it one.
     pub telemetry_level: Option<TelemetryLevel>,
+    /// Sampling: of a million such events so many are kept; 0 = all of them.
+    pub sample_ppm: u32,
 }
 
 impl Default for Head {
@@ -75,6 +77,7 @@ impl Default for Head {
             activity: [0; 16],
             related: [0; 16],
             telemetry_level: None,
+            sample_ppm: 0,
         }
     }
 }

@@ -81,6 +81,9 @@ pub fn write_event(out: &mut Vec<u8>, event: EventRef<'_>, seq: Option<Seq>) {
     if let Some(level) = head.telemetry_level {
         member(out, "telemetryLevel", level.as_str());
     }
+    if head.sample_ppm != 0 {
+        counted(out, "samplePpm", head.sample_ppm);
+    }
     member(out, "message", &schema.message);
     member(out, "decoder", schema.decoder.as_str());
     key(out, "fields");

@@ -127,8 +127,8 @@ impl<'de> Deserialize<'de> for LevelText {
 }
 
 /// One or more name patterns.
-#[derive(Clone, Debug)]
-pub(super) struct Globs(pub Vec<Glob>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Globs(pub Vec<Glob>);
 
 impl Globs {
     pub fn matches(&self, name: &str) -> bool {

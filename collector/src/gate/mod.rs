@@ -20,6 +20,7 @@ use std::sync::Arc;
 use tidegate_proto::batch::EventRef;
 use tidegate_proto::level::{Class, DropReason, TelemetryLevel};
 
+pub(crate) use catalogue::Globs;
 pub use catalogue::{RawPolicy, RulesError};
 pub use edits::{Change, Edit, Edits, Place};
 pub use explain::{EventKey, Explanation, RulePlace};
@@ -55,6 +56,7 @@ pub struct Cleared<'a> {
     event: EventRef<'a>,
     level: TelemetryLevel,
     edits: &'a Edits,
+    sample_ppm: u32,
 }
 
 impl<'a> Cleared<'a> {
@@ -74,6 +76,17 @@ impl<'a> Cleared<'a> {
     #[must_use]
     pub fn class(&self) -> Class {
         Class::of(self.level)
+    }
+
+    /// The rate it was sampled at, parts of a million; 0 = it was not sampled.
+    #[must_use]
+    pub fn sample_ppm(&self) -> u32 {
+        self.sample_ppm
+    }
+
+    /// The same with the rate that sampling kept it at.
+    pub(crate) fn sampled(self, sample_ppm: u32) -> Cleared<'a> {
+        Cleared { sample_ppm, ..self }
     }
 
     /// The changes to make.
@@ -170,7 +183,7 @@ impl Gate {
                 return Verdict::Drop(DropReason::Privacy);
             }
         }
-        Verdict::Pass(Cleared { event, level, edits: &self.edits })
+        Verdict::Pass(Cleared { event, level, edits: &self.edits, sample_ppm: head.sample_ppm })
     }
 }
 

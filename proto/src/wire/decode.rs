@@ -296,6 +296,7 @@ impl<'a> BlockReader<'a> {
                     head.telemetry_level = level.and_then(TelemetryLevel::from_u8);
                 }
                 19 => head.priv_tags = n,
+                20 => head.sample_ppm = u32::try_from(n).unwrap_or(0),
                 _ => {}
             }
         }

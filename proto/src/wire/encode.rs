@@ -97,6 +97,18 @@ impl BlockBuilder {
         level: impl Into<Option<TelemetryLevel>>,
         changes: &C,
     ) {
+        self.push_sampled(event, level, changes, event.head().sample_ppm);
+    }
+
+    /// As [`BlockBuilder::push`], with the rate that sampling gave the event, in parts of a
+    /// million; 0 = it was not sampled.
+    pub fn push_sampled<C: Changes + ?Sized>(
+        &mut self,
+        event: EventRef<'_>,
+        level: impl Into<Option<TelemetryLevel>>,
+        changes: &C,
+        sample_ppm: u32,
+    ) {
         let schema = event.schema();
         let index = if self.last.0 == schema.id() { self.last.1 } else { self.schema(schema) };
         self.last = (schema.id(), index);
@@ -150,6 +162,7 @@ impl BlockBuilder {
             number(out, 17, level.into().map_or(0, |l| u64::from(l as u8) + 1));
             ext(out, event.ext(), changes);
             number(out, 19, head.priv_tags);
+            number(out, 20, u64::from(sample_ppm));
         });
     }
 

@@ -39,6 +39,7 @@ fn head(n: i64) -> Head {
         activity: [1; 16],
         related: [2; 16],
         telemetry_level: None,
+        sample_ppm: 0,
     }
 }
 
@@ -134,6 +135,22 @@ fn prost_reads_and_writes_the_same_bytes() {
     one.push(sample().get(0).unwrap(), TelemetryLevel::Enhanced, &Unchanged);
     let one = one.finish();
     assert_eq!(reordered(&one), one);
+}
+
+#[test]
+fn the_rate_of_sampling_is_kept_and_written_again() {
+    let batch = sample();
+    let mut block = BlockBuilder::new();
+    block.push_sampled(batch.get(0).unwrap(), TelemetryLevel::Basic, &Unchanged, 2500);
+    let bytes = block.finish();
+    let mut read = Batch::new();
+    BlockReader::new(&bytes, &mut SchemaInterner::new()).unwrap().read_into(&mut read).unwrap();
+    assert_eq!(read.get(0).unwrap().head().sample_ppm, 2500);
+    assert!(json(&read)[0].contains("\"samplePpm\":2500"));
+    let mut again = BlockBuilder::new();
+    again.push(read.get(0).unwrap(), TelemetryLevel::Basic, &Unchanged);
+    assert_eq!(again.finish(), bytes);
+    assert_eq!(pb::Block::decode(bytes.as_slice()).unwrap().events[0].sample_ppm, 2500);
 }
 
 #[test]

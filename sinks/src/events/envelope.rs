@@ -79,6 +79,11 @@ impl Lines {
         let key = mapping.tenants.get(plan.tenant).map(|t| t.key()).unwrap_or_default();
         out.extend_from_slice(key.as_bytes());
         out.push(b'"');
+        if head.sample_ppm != 0 {
+            // the far side weighs by it: percent, as the schema has it
+            name(out, "popSample");
+            out.extend_from_slice((f64::from(head.sample_ppm) / 10_000.0).to_string().as_bytes());
+        }
         let flags = plan.flags(mapping, schema, head.telemetry_level);
         number_member(out, "flags", i64::from(flags));
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod assemble;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -13,5 +14,6 @@ pub mod intake;
 pub mod own;
 pub mod pipeline;
 pub mod sampling;
+pub mod settings;
 #[cfg(test)]
 mod testing;

@@ -110,6 +110,7 @@ fn full() -> Batch {
         activity: guid::parse("01020304-0506-0708-090a-0b0c0d0e0f10").unwrap(),
         related: guid::parse("11121314-1516-1718-191a-1b1c1d1e1f20").unwrap(),
         telemetry_level: Some(TelemetryLevel::Enhanced),
+        sample_ppm: 125_000,
     };
     let mut events = Batch::new();
     let mut e = events.begin(&schema, head);

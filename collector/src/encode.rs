@@ -83,7 +83,7 @@ impl Encoder {
         let mark = open.block.mark();
         let before = open.block.len();
         let event = cleared.event();
-        open.block.push(event, level, cleared.edits());
+        open.block.push_sampled(event, level, cleared.edits(), cleared.sample_ppm());
         let bytes = open.block.len() - before;
         if bytes > self.max_event {
             open.block.reset_to(mark);

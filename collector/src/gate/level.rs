@@ -108,7 +108,8 @@ fn yes() -> bool {
 /// ```
 ///
 /// A missing file is no ceiling. A file that is there must be readable and say
-/// `allow_telemetry`, so that one cut short does not open the gate.
+/// `allow_telemetry`, so that one cut short does not open the gate. On Windows the registry's
+/// policy keys are looked at as well, and the stricter of both counts.
 #[derive(Clone, Debug)]
 pub struct PolicyFile {
     path: PathBuf,
@@ -135,6 +136,8 @@ impl PolicyFile {
     /// call, always at the first.
     pub fn poll(&mut self) -> Option<Policy> {
         let now = read_policy(&self.path);
+        #[cfg(windows)]
+        let now = super::registry::read().strictest(now);
         if self.last.as_ref() == Some(&now) {
             return None;
         }

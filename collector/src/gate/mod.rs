@@ -10,6 +10,7 @@ mod explain;
 pub(crate) mod glob;
 pub mod level;
 pub(crate) mod names;
+pub mod registry;
 mod rules;
 pub mod scrub;
 #[cfg(test)]

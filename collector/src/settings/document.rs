@@ -193,13 +193,12 @@ fn wrong(line: usize, key: &str, problem: &str) -> SettingsError {
     SettingsError::Document { line, key: key.to_owned(), problem: problem.to_owned() }
 }
 
-/// The last key in front of a column.
+/// The last key that begins in front of a column.
 fn key_in(line: &str, column: usize) -> &str {
     let end = line.char_indices().nth(column).map_or(line.len(), |(n, _)| n);
-    let front = line.get(..end).unwrap_or(line);
-    let key = front.rfind("\":").and_then(|colon| {
-        let open = front.get(..colon)?.rfind('"')?;
-        front.get(open + 1..colon)
+    let keys = line.match_indices("\":").filter_map(|(close, _)| {
+        let open = line.get(..close)?.rfind('"')?;
+        (open < end).then(|| line.get(open + 1..close))?
     });
-    key.unwrap_or_default()
+    keys.last().unwrap_or_default()
 }

@@ -110,7 +110,7 @@ fn full() -> Batch {
         activity: guid::parse("01020304-0506-0708-090a-0b0c0d0e0f10").unwrap(),
         related: guid::parse("11121314-1516-1718-191a-1b1c1d1e1f20").unwrap(),
         telemetry_level: Some(TelemetryLevel::Enhanced),
-        sample_ppm: 125_000,
+        sample_ppm: 0,
     };
     let mut events = Batch::new();
     let mut e = events.begin(&schema, head);
@@ -451,6 +451,16 @@ fn types_and_values_are_those_of_the_recorded_client() {
     }
     let known = ["name", "time", "ver", "iKey", "ext", "data", "flags"];
     assert!(event.as_object().unwrap().keys().all(|k| known.contains(&k.as_str())));
+}
+
+#[test]
+fn a_sampled_event_says_the_percentage_kept() {
+    let mut events = Batch::new();
+    events.begin(&Schema::new(Default::default()), Head { sample_ppm: 125_000, ..Head::default() }).finish();
+    events.begin(&Schema::new(Default::default()), Head::default()).finish();
+    let lines = lines(&mapping(), events);
+    assert_eq!(lines[0]["popSample"], 12.5);
+    assert!(lines[1].get("popSample").is_none());
 }
 
 #[test]

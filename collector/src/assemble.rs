@@ -10,15 +10,12 @@ use std::time::Duration;
 
 use tidegate_proto::ids::SinkId;
 use tidegate_ring::{Ring, RingError, SledRing, StartAt};
-use tidegate_sinks::SinkConfig;
 use tidegate_sinks::http::HttpContext;
-use tidegate_sources::{SourceConfig, SourceError};
-use toml::Table;
+use tidegate_sources::SourceError;
 
-use crate::config::{Config, ConfigError, Problem, SinkSection, Start};
+use crate::config::{Config, ConfigError, Problem, SourceSection, Start};
 use crate::dispatch::SinkOptions;
 use crate::gate::Rules;
-use crate::gate::names::suggest;
 use crate::gate::scrub::PseudonymKey;
 use crate::pipeline::{Parts, PipelineOptions, SinkPart, Until};
 
@@ -27,15 +24,13 @@ use crate::pipeline::{Parts, PipelineOptions, SinkPart, Until};
 pub struct Checked {
     config: Config,
     rules: Arc<Rules>,
-    sources: Vec<(String, SourceConfig)>,
-    sinks: Vec<(SinkSection, SinkConfig)>,
 }
 
 impl Checked {
     /// Names of the sources with their types.
     #[must_use]
     pub fn sources(&self) -> Vec<String> {
-        self.sources.iter().map(|(name, s)| format!("{name} ({})", s.kind())).collect()
+        self.config.sources.iter().map(|s| format!("{} ({})", s.name, s.config.kind())).collect()
     }
 
     /// How long sinks may go on at the end of a run.
@@ -47,13 +42,13 @@ impl Checked {
     /// Whether a sink writes to standard output.
     #[must_use]
     pub fn uses_stdout(&self) -> bool {
-        self.sinks.iter().any(|(s, _)| s.kind == "stdout")
+        self.config.sinks.iter().any(|s| s.config.kind() == "stdout")
     }
 
     /// Names of the sinks with their types.
     #[must_use]
     pub fn sinks(&self) -> Vec<String> {
-        self.sinks.iter().map(|(s, _)| format!("{} ({})", s.name, s.kind)).collect()
+        self.config.sinks.iter().map(|s| format!("{} ({})", s.name, s.config.kind())).collect()
     }
 }
 
@@ -85,63 +80,20 @@ pub enum AssembleError {
     },
 }
 
-/// Checks all parts of a configuration.
+/// Checks what [`config::load`](crate::config::load) does not: catalogues, keys and switches.
 ///
 /// # Errors
-/// All that is wrong in sources, sinks and catalogues.
+/// What is wrong with them.
 pub fn check(config: Config) -> Result<Checked, ConfigError> {
-    let mut problems = Vec::new();
-    let rules = rules(&config).map_err(|p| problems.push(p)).ok();
-    let mut sources = Vec::new();
-    for section in &config.sources {
-        match source(&section.table) {
-            Ok(source) => sources.push((section.name.clone(), source)),
-            Err(why) => problems.push(problem(&config, format!("sources.{}", section.name), why)),
-        }
-    }
-    let mut sinks = Vec::new();
-    for section in &config.sinks {
-        match read::<SinkConfig>(&section.table) {
-            Ok(sink) => sinks.push((section.clone(), sink)),
-            Err(why) => problems.push(problem(&config, format!("sinks.{}", section.name), why)),
-        }
-    }
-    match rules {
-        Some(rules) if problems.is_empty() => Ok(Checked { config, rules: Arc::new(rules), sources, sinks }),
-        _ => Err(ConfigError { problems }),
+    match rules(&config) {
+        Ok(rules) => Ok(Checked { config, rules: Arc::new(rules) }),
+        Err(problem) => Err(ConfigError { problems: vec![problem] }),
     }
 }
 
 fn problem(config: &Config, key: String, text: String) -> Problem {
     let file = config.files.first().cloned().unwrap_or_default();
     Problem { file, line: 0, key, text }
-}
-
-fn source(table: &Table) -> Result<SourceConfig, String> {
-    let source: SourceConfig = read(table)?;
-    source.check().map(|()| source)
-}
-
-/// Reads a table into settings that refuse unknown keys.
-fn read<T: serde::de::DeserializeOwned>(table: &Table) -> Result<T, String> {
-    T::deserialize(toml::Value::Table(table.clone())).map_err(|e| {
-        let text = e.message().trim().to_owned();
-        // serde's own sentence, with the nearest of the names it lists
-        let mut names = text.split('`').skip(1).step_by(2);
-        match names.next() {
-            Some(wrong) if text.starts_with("unknown field") || text.starts_with("unknown variant") => {
-                let what = if text.starts_with("unknown field") { "key" } else { "type" };
-                unknown(what, wrong, &names.collect::<Vec<_>>())
-            }
-            _ => text,
-        }
-    })
-}
-
-fn unknown(what: &str, wrong: &str, names: &[&str]) -> String {
-    let near = suggest(wrong, names.iter().copied());
-    let near = near.map(|n| format!("; did you mean \"{n}\"?")).unwrap_or_default();
-    format!("unknown {what} \"{wrong}\"{near} (there are {})", names.join(", "))
 }
 
 /// An error and what caused it, in one line.
@@ -179,8 +131,8 @@ fn rules(config: &Config) -> Result<Rules, Problem> {
     if let Some(pseudonyms) = &telemetry.pseudonyms {
         let key = "telemetry.pseudonyms";
         let secret =
-            pseudonyms.key.read().map_err(|e| problem(config, format!("{key}.key"), e.to_string()))?;
-        let made = PseudonymKey::new(&pseudonyms.key_id, secret.bytes(), pseudonyms.period);
+            pseudonyms.key.resolve().map_err(|e| problem(config, format!("{key}.key"), chain(&e)))?;
+        let made = PseudonymKey::new(&pseudonyms.key_id, secret.expose().as_bytes(), pseudonyms.period);
         builder = builder.pseudonym_key(made.map_err(|e| problem(config, key.into(), e.to_string()))?);
     }
     let rules = builder.build().map_err(wrong)?;
@@ -194,19 +146,19 @@ fn rules(config: &Config) -> Result<Rules, Problem> {
 /// # Errors
 /// See [`AssembleError`]; nothing stays open then.
 pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
-    let Checked { config, rules, sources, sinks } = checked;
+    let Checked { config, rules } = checked;
     let path = config.ring.path.clone();
     let ring = SledRing::open(&path, config.ring.options.clone()).map_err(|e| ring_error(&path, e))?;
-    let make = |(name, source): (String, SourceConfig)| {
+    let make = |SourceSection { name, config }: SourceSection| {
         let position = ring.source_position(&name);
-        source.build(&name, position.as_deref()).map_err(|source| AssembleError::Source { name, source })
+        config.build(&name, position.as_deref()).map_err(|source| AssembleError::Source { name, source })
     };
-    let sources = sources.into_iter().map(make).collect::<Result<_, _>>()?;
+    let sources = config.sources.clone().into_iter().map(make).collect::<Result<_, _>>()?;
     let dead = path.parent().unwrap_or(Path::new("")).join("dead");
     let http = HttpContext::default();
     let mut parts = Vec::new();
-    for (section, sink) in sinks {
-        let sink = sink.build(&SinkId::new(&section.name), &http).map_err(|e| {
+    for section in config.sinks.clone() {
+        let sink = section.config.build(&SinkId::new(&section.name), &http).map_err(|e| {
             let key = format!("sinks.{}", section.name);
             ConfigError { problems: vec![problem(&config, key, chain(&e))] }
         })?;

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Deserialize as _;
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_ring::FullPolicy;
-use tidegate_sources::SourceError;
+use tidegate_sources::{SourceConfig, SourceError};
 use toml::{Table, Value};
 
 use super::daemon::{self, Ends, Look};
@@ -149,9 +150,12 @@ fn sources(args: &Args) -> Result<Vec<SourceSection>, Failure> {
         // the same files go on where an interrupted replay was; others begin anew
         let name = format!("replay-{kind}-{:016x}", fnv(paths.join("\n").as_bytes()));
         table.insert("paths".into(), Value::Array(paths.iter().map(|p| text(p)).collect()));
-        SourceSection { name, kind: kind.to_owned(), table }
+        let config = SourceConfig::deserialize(table).map_err(|e| e.message().to_owned());
+        let config = config.and_then(|c| c.check().map(|()| c));
+        let config = config.map_err(|e| Failure::new(Exit::Usage, e).hint("see tidegate replay --help"))?;
+        Ok(SourceSection { name, config })
     };
-    Ok(kinds.into_iter().map(section).collect())
+    kinds.into_iter().map(section).collect()
 }
 
 /// FNV-1a: the same in every version of the program.

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_ring::{Compression, FullPolicy, RingOptions};
+use tidegate_sinks::secret::SecretRef;
+use tidegate_sources::SourceConfig;
 
 use super::section::{Problems, Section};
-use super::tree::{self, At, Node, Value};
+use super::tree::{self, Node, Value};
 use super::{
     Config, ConfigError, HealthConfig, Host, IntakeConfig, LogConfig, Problem, Pseudonyms, RingConfig,
     ShutdownConfig, SinkSection, SourceSection, Telemetry,
@@ -111,11 +113,11 @@ fn config(files: Vec<PathBuf>, root: Section<'_>) -> Config {
     };
     for (name, section) in root.named("sources") {
         check_name(&name, &section);
-        config.sources.push(source(name, &section));
+        config.sources.extend(source(name, &section));
     }
     for (name, section) in root.named("sinks") {
         check_name(&name, &section);
-        config.sinks.push(SinkSection::read(name, section));
+        config.sinks.extend(SinkSection::read(name, &section));
     }
     root.finish();
     config
@@ -131,18 +133,32 @@ const NAME_RULE: &str = "use 1 to 63 of the characters A-Z, a-z, 0-9, \".\", \"_
 
 fn check_name(name: &str, section: &Section<'_>) {
     if !is_name(name) {
-        let at: At = section.at().clone();
-        section.problems.add(&at, "", format!("\"{name}\" is no name; {NAME_RULE}"));
+        section.problems.add(section.at(), "", format!("\"{name}\" is no name; {NAME_RULE}"));
     }
 }
 
-fn source(name: String, s: &Section<'_>) -> SourceSection {
-    let table = s.rest();
-    let kind = s.text("type").unwrap_or_default();
-    if kind.is_empty() {
-        s.wrong("type", format!("source \"{name}\" needs a type"));
+fn source(name: String, s: &Section<'_>) -> Option<SourceSection> {
+    if name == crate::pipeline::OWN_SOURCE {
+        s.problems.add(
+            s.at(),
+            "",
+            format!("no source may be called \"{name}\": the collector's own events are"),
+        );
     }
-    SourceSection { name, kind, table }
+    let config = s.rest_as::<SourceConfig>("source", &name)?;
+    if let Err(why) = config.check() {
+        s.problems.add(s.at(), s.path(), why);
+        return None;
+    }
+    Some(SourceSection { name, config })
+}
+
+impl Host {
+    /// This system's host name and the stream `events`.
+    #[must_use]
+    pub fn of_system() -> Host {
+        Host { name: system_name(), stream: "events".to_owned() }
+    }
 }
 
 fn host(s: Section<'_>) -> Host {
@@ -162,7 +178,7 @@ fn host(s: Section<'_>) -> Host {
 }
 
 /// The system's host name in the characters that a name may have.
-pub(crate) fn system_name() -> String {
+fn system_name() -> String {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let variable = || std::env::var("COMPUTERNAME").or_else(|_| std::env::var("HOSTNAME")).ok();
     let raw = kernel.or_else(variable).unwrap_or_default();
@@ -173,9 +189,13 @@ pub(crate) fn system_name() -> String {
 
 fn telemetry(s: Section<'_>) -> Telemetry {
     let p = s.table("pseudonyms");
-    let key = p.value("key", |v| match v {
-        Value::Text(t) => t.parse().map_err(|e: super::NoReference| e.to_string()),
-        _ => Err(super::NoReference.to_string()),
+    let key = p.value("key", |v| {
+        let wrong = "a secret is given by reference only: \"file:PATH\", \"env:NAME\" or \"cred:NAME\"";
+        let Value::Text(text) = v else { return Err(wrong.to_owned()) };
+        match SecretRef::parse(text) {
+            SecretRef::Value(_) => Err(wrong.to_owned()),
+            reference => Ok(reference),
+        }
     });
     let key_id = p.text("key_id");
     let (hour, year) = (Duration::from_secs(3600), Duration::from_secs(366 * 86_400));
@@ -195,7 +215,7 @@ fn telemetry(s: Section<'_>) -> Telemetry {
     p.finish();
     let telemetry = Telemetry {
         level: s.level("level"),
-        policy_file: s.path("policy_file").unwrap_or_else(|| PathBuf::from("/etc/tidegate/policy.toml")),
+        policy_file: s.file("policy_file").unwrap_or_else(|| PathBuf::from("/etc/tidegate/policy.toml")),
         default_level: s.level("default_level"),
         catalogues: s.texts("catalogues").into_iter().map(PathBuf::from).collect(),
         scrub: s.bool("scrub"),
@@ -224,7 +244,7 @@ fn ring(s: Section<'_>) -> RingConfig {
         commit_bytes: s.bytes("commit_bytes", 1, 1 << 30).unwrap_or(default.commit_bytes),
         ..default
     };
-    let path = s.path("path").unwrap_or_else(|| PathBuf::from("/var/lib/tidegate/ring"));
+    let path = s.file("path").unwrap_or_else(|| PathBuf::from("/var/lib/tidegate/ring"));
     s.finish();
     RingConfig { path, options }
 }

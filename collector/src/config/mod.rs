@@ -23,7 +23,6 @@
 
 mod error;
 mod load;
-mod secret;
 mod section;
 mod sinks;
 #[cfg(test)]
@@ -36,10 +35,11 @@ use std::time::Duration;
 
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_ring::RingOptions;
+use tidegate_sinks::secret::SecretRef;
+use tidegate_sources::SourceConfig;
 
 pub use error::{ConfigError, Problem};
 pub use load::{load, parse};
-pub use secret::{NoReference, Secret, SecretError, SecretRef};
 pub use sinks::{FilterConfig, Order, RetryConfig, SinkSection, Start};
 
 /// A checked configuration: what is here can be used.
@@ -193,8 +193,6 @@ impl Default for ShutdownConfig {
 pub struct SourceSection {
     /// Its name; the key of its stored position.
     pub name: String,
-    /// `type`.
-    pub kind: String,
-    /// Everything else, `type` included, as the sources read it.
-    pub table: toml::Table,
+    /// Everything, `type` included.
+    pub config: SourceConfig,
 }

@@ -67,6 +67,11 @@ impl<'a> Section<'a> {
         &self.at
     }
 
+    /// Its full name.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The full name of a key.
     pub fn key(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
@@ -103,7 +108,7 @@ impl<'a> Section<'a> {
         self.value(key, |v| text_of(v).map(str::to_owned))
     }
 
-    pub fn path(&self, key: &'static str) -> Option<PathBuf> {
+    pub fn file(&self, key: &'static str) -> Option<PathBuf> {
         self.value(key, |v| match text_of(v)? {
             "" => Err("a path is expected".to_owned()),
             path => Ok(PathBuf::from(path)),
@@ -217,12 +222,42 @@ impl<'a> Section<'a> {
         table.iter().map(|(name, n)| (name.clone(), Section::of(all.key(name), n, self.problems))).collect()
     }
 
-    /// What nobody has asked for, as it is: the part of a table that another crate reads.
-    pub fn rest(&self) -> toml::Table {
+    /// What nobody has asked for, as another crate reads it; `what` and `name` are for errors.
+    pub fn rest_as<T: serde::de::DeserializeOwned>(&self, what: &str, name: &str) -> Option<T> {
         let asked = self.asked.borrow();
-        let Some(table) = self.table else { return toml::Table::new() };
+        let table = self.table?;
+        if !table.contains_key("type") {
+            self.problems.add(&self.at, &self.key("type"), format!("{what} \"{name}\" needs a type"));
+            return None;
+        }
         let rest = table.iter().filter(|(k, _)| !asked.contains(&k.as_str()));
-        rest.map(|(k, n)| (k.clone(), n.to_toml())).collect()
+        let rest: toml::Table = rest.map(|(k, n)| (k.clone(), n.to_toml())).collect();
+        match T::deserialize(rest) {
+            Ok(read) => Some(read),
+            Err(e) => {
+                self.rest_is_wrong(e.message());
+                None
+            }
+        }
+    }
+
+    /// Notes what the crate that read it said, at the key it names or whose value it names.
+    fn rest_is_wrong(&self, message: &str) {
+        let names = || message.split('`').skip(1).step_by(2);
+        let table = self.table.into_iter().flatten();
+        let found = table.filter(|(key, node)| {
+            let value = match &node.value {
+                Value::Text(text) => Some(text.as_str()),
+                _ => None,
+            };
+            names().any(|n| n.rsplit('.').next() == Some(key) || Some(n) == value)
+        });
+        let (at, key) =
+            match found.min_by_key(|(key, _)| names().position(|n| n == key.as_str()).unwrap_or(0)) {
+                Some((key, node)) => (&node.at, self.key(key)),
+                None => (&self.at, self.path.clone()),
+            };
+        self.problems.add(at, &key, advise(message));
     }
 
     /// Ends the reading: what nobody asked for is an error.
@@ -246,4 +281,19 @@ fn text_of(v: &Value) -> Result<&str, String> {
         Value::Text(s) => Ok(s),
         other => Err(format!("a text is expected, not {}", other.kind())),
     }
+}
+
+/// Turns serde's message on unknown keys and words into a suggestion.
+fn advise(message: &str) -> String {
+    let first = message.trim().lines().next().unwrap_or_default();
+    for (start, what) in [("unknown field `", "key"), ("unknown variant `", "word")] {
+        let Some((_, rest)) = first.split_once(start) else { continue };
+        let Some((wrong, expected)) = rest.split_once('`') else { continue };
+        let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
+        return match suggest(wrong, known.iter().copied()) {
+            Some(near) => format!("unknown {what} \"{wrong}\"; did you mean \"{near}\"?"),
+            None => format!("unknown {what} \"{wrong}\"; known here are {}", known.join(", ")),
+        };
+    }
+    first.to_owned()
 }

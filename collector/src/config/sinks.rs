@@ -4,16 +4,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tidegate_proto::level::TelemetryLevel;
+use tidegate_sinks::SinkConfig;
 
 use super::section::Section;
+use crate::gate::glob::Glob;
 
 /// `[sinks.NAME]`
 #[derive(Clone, Debug)]
 pub struct SinkSection {
     /// Its name: the key of its cursor and of its side of the account.
     pub name: String,
-    /// `type`.
-    pub kind: String,
     /// `start`: where it begins when the ring does not know it yet. Default: `oldest`.
     pub start: Start,
     /// `order`: what is sent first after an outage. Default: `oldest-first`.
@@ -29,8 +29,8 @@ pub struct SinkSection {
     /// `dead_letters`: the file for events that the far side refuses for good. Default:
     /// `dead/NAME.jsonl` beside the ring's folder.
     pub dead_letters: Option<PathBuf>,
-    /// Everything else, `type` included, as the sink reads it.
-    pub table: toml::Table,
+    /// Everything else, `type` included.
+    pub config: SinkConfig,
 }
 
 /// Where a new sink begins.
@@ -95,52 +95,64 @@ impl Default for RetryConfig {
 }
 
 impl SinkSection {
-    pub(super) fn read(name: String, s: Section<'_>) -> SinkSection {
-        let start = s.choice("start", &[("oldest", Start::Oldest), ("now", Start::Now)]);
+    /// `None` where the sink's own part is wrong; what is wrong is noted.
+    pub(super) fn read(name: String, s: &Section<'_>) -> Option<SinkSection> {
         let orders = [
             ("oldest-first", Order::OldestFirst),
             ("newest-first", Order::NewestFirst),
             ("interleaved", Order::Interleaved),
         ];
-        let f = s.table("filter");
-        let filter = FilterConfig {
-            level: f.level("level"),
-            providers: f.texts("providers"),
-            not_providers: f.texts("not_providers"),
-            events: f.texts("events"),
-            not_events: f.texts("not_events"),
-        };
-        f.finish();
-        let r = s.table("retry");
-        let default = RetryConfig::default();
-        let (ms, day) = (Duration::from_millis(1), Duration::from_secs(86_400));
-        let first = r.duration("first", ms, day).unwrap_or(default.first);
-        let retry = RetryConfig {
-            first,
-            most: r.duration("most", first, day).unwrap_or(default.most.max(first)),
-            held: r.duration("held", first, day).unwrap_or(default.held.max(first)),
-            breaker: r
-                .number("breaker", 1, 1000)
-                .and_then(|n| u32::try_from(n).ok())
-                .unwrap_or(default.breaker),
-        };
-        r.finish();
-        let mut sink = SinkSection {
+        let start = s.choice("start", &[("oldest", Start::Oldest), ("now", Start::Now)]);
+        let order = s.choice("order", &orders);
+        let (filter, retry) = (filter(s.table("filter")), retry(s.table("retry")));
+        let events_per_second = s.number("max_events_per_second", 1, 1 << 40);
+        let bytes_per_second = s.bytes("max_bytes_per_second", 1, 1 << 50);
+        let dead_letters = s.file("dead_letters");
+        let config = s.rest_as::<SinkConfig>("sink", &name)?;
+        Some(SinkSection {
             name,
-            kind: String::new(),
             start: start.unwrap_or_default(),
-            order: s.choice("order", &orders).unwrap_or_default(),
+            order: order.unwrap_or_default(),
             filter,
             retry,
-            events_per_second: s.number("max_events_per_second", 1, 1 << 40),
-            bytes_per_second: s.bytes("max_bytes_per_second", 1, 1 << 50),
-            dead_letters: s.path("dead_letters"),
-            table: s.rest(),
-        };
-        sink.kind = s.text("type").unwrap_or_default();
-        if sink.kind.is_empty() {
-            s.wrong("type", format!("sink \"{}\" needs a type", sink.name));
-        }
-        sink
+            events_per_second,
+            bytes_per_second,
+            dead_letters,
+            config,
+        })
     }
+}
+
+fn filter(f: Section<'_>) -> FilterConfig {
+    let patterns = |key: &'static str| {
+        let list = f.texts(key);
+        if let Some(e) = list.iter().find_map(|p| Glob::new(p).err()) {
+            f.wrong(key, e);
+        }
+        list
+    };
+    let filter = FilterConfig {
+        level: f.level("level"),
+        providers: patterns("providers"),
+        not_providers: patterns("not_providers"),
+        events: patterns("events"),
+        not_events: patterns("not_events"),
+    };
+    f.finish();
+    filter
+}
+
+fn retry(r: Section<'_>) -> RetryConfig {
+    let default = RetryConfig::default();
+    let (ms, day) = (Duration::from_millis(1), Duration::from_secs(86_400));
+    let first = r.duration("first", ms, day).unwrap_or(default.first);
+    let breaker = r.number("breaker", 1, 1000).and_then(|n| u32::try_from(n).ok());
+    let retry = RetryConfig {
+        first,
+        most: r.duration("most", first, day).unwrap_or(default.most.max(first)),
+        held: r.duration("held", first, day).unwrap_or(default.held.max(first)),
+        breaker: breaker.unwrap_or(default.breaker),
+    };
+    r.finish();
+    retry
 }

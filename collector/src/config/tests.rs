@@ -52,7 +52,7 @@ fn every_key_is_read() {
         drain = "3s"
         [sources.setup]
         type = "etl"
-        path = "/x.etl"
+        paths = ["/x.etl"]
         [sinks.out]
         type = "directory"
         path = "/out"
@@ -78,19 +78,17 @@ fn every_key_is_read() {
     assert_eq!(c.intake.seal_bytes, 64 << 10);
     assert!(!c.health.events && c.log.json);
     assert_eq!(c.shutdown.drain, Duration::from_secs(3));
-    assert_eq!((c.sources[0].name.as_str(), c.sources[0].kind.as_str()), ("setup", "etl"));
-    assert_eq!(c.sources[0].table["path"].as_str(), Some("/x.etl"));
+    assert_eq!((c.sources[0].name.as_str(), c.sources[0].config.kind()), ("setup", "etl"));
     let sink = &c.sinks[0];
     assert_eq!((sink.start, sink.order), (Start::Now, Order::NewestFirst));
     assert_eq!(sink.filter.providers, ["A*"]);
     assert_eq!(sink.retry.breaker, 3);
-    let own: Vec<_> = sink.table.keys().map(String::as_str).collect();
-    assert_eq!(own, ["path", "type"], "the rest is the sink's own");
+    assert_eq!(sink.config.kind(), "directory");
 }
 
 #[test]
 fn all_errors_are_found_at_once_with_line_key_and_suggestion() {
-    let text = "[ring]\nsize = \"1KiB\"\nfull = \"drop-oldst\"\nsise = 3\n\n[intake]\nqueue = \"x\"\n\n[snks.a]\ntype = \"x\"\n[sinks.b]\npath = \"y\"\n[sinks.\"a/b\"]\ntype = \"x\"\n[telemetry.pseudonyms]\nkey = \"hunter2hunter2hunter2\"\n";
+    let text = "[ring]\nsize = \"1KiB\"\nfull = \"drop-oldst\"\nsise = 3\n\n[intake]\nqueue = \"x\"\n\n[snks.a]\ntype = \"x\"\n[sinks.b]\npath = \"y\"\n[sinks.\"a/b\"]\ntype = \"stdout\"\n[telemetry.pseudonyms]\nkey = \"hunter2hunter2hunter2\"\n";
     let e = parse("t.toml", text).unwrap_err();
     let shown = e.to_string();
     for part in [
@@ -106,6 +104,23 @@ fn all_errors_are_found_at_once_with_line_key_and_suggestion() {
         assert!(shown.contains(part), "{part} is not in\n{shown}");
     }
     assert!(!shown.contains("hunter2"), "a secret given by mistake is not shown");
+}
+
+#[test]
+fn what_sinks_and_sources_find_wrong_has_its_line_and_a_suggestion_too() {
+    let text = "[sinks.out]\ntype = \"directory\"\npath = \"x\"\ncompresion = \"gzip\"\n\
+                [sources.a]\ntype = \"etl\"\npaths = []\n[sources.b]\ntype = \"jsnl\"\n\
+                [sources.tidegate]\ntype = \"synthetic\"\n[sinks.s]\ntype = \"stdout\"\nfilter = { events = \"\" }\n";
+    let shown = parse("t.toml", text).unwrap_err().to_string();
+    for part in [
+        "t.toml:4 (sinks.out.compresion): unknown key \"compresion\"; did you mean \"compression\"?",
+        "t.toml:5 (sources.a",
+        "t.toml:9 (sources.b.type): ",
+        "t.toml:10: no source may be called \"tidegate\"",
+        "t.toml:14 (sinks.s.filter.events): a name pattern may not be empty",
+    ] {
+        assert!(shown.contains(part), "{part} is not in\n{shown}");
+    }
 }
 
 #[test]

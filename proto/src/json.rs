@@ -95,17 +95,23 @@ pub fn write_event(out: &mut Vec<u8>, event: EventRef<'_>, seq: Option<Seq>) {
     let ext = event.ext().fields();
     if ext.clone().next().is_some() {
         key(out, "ext");
-        out.push(b'{');
-        let mut names = Names::default();
-        for (n, field) in ext.enumerate() {
-            if n > 0 {
-                out.push(b',');
-            }
-            let name = crate::batch::ExtKey::from_u32(field.name_index).map_or("other", |k| k.as_str());
-            names.write(out, name, field.name_index);
-            write_value(out, field.value, field.format);
+        write_ext(out, ext);
+    }
+    out.push(b'}');
+}
+
+/// Appends the extended items of an event, as [`ExtItems::fields`](crate::batch::ExtItems::fields)
+/// gives them, as one JSON object.
+pub fn write_ext(out: &mut Vec<u8>, ext: Fields<'_>) {
+    out.push(b'{');
+    let mut names = Names::default();
+    for (n, field) in ext.enumerate() {
+        if n > 0 {
+            out.push(b',');
         }
-        out.push(b'}');
+        let name = crate::batch::ExtKey::from_u32(field.name_index).map_or("other", |k| k.as_str());
+        names.write(out, name, field.name_index);
+        write_value(out, field.value, field.format);
     }
     out.push(b'}');
 }

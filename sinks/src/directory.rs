@@ -54,7 +54,7 @@ pub struct DirectoryConfig {
     /// and `{hour}` (of the events, UTC). Default: none.
     #[serde(default)]
     pub layout: String,
-    /// `format`: `jsonl` (default) or `capture`.
+    /// `format`: `jsonl` (default), `capture` or `parquet`.
     #[serde(default)]
     pub format: Format,
     /// `compression`: `none` (default), `gzip` or `zstd`.

@@ -73,7 +73,7 @@ pub struct BlobConfig {
     /// a blob of its own. Default: `{host}/{stream}/dt={date}/hr={hour}`.
     #[serde(default = "layout")]
     pub layout: String,
-    /// `format`: `jsonl` (default) or `capture`.
+    /// `format`: `jsonl` (default), `capture` or `parquet`.
     #[serde(default)]
     pub format: Format,
     /// `compression`: `zstd` (default), `gzip` or `none`.

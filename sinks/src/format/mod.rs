@@ -3,12 +3,16 @@
 //! | format | bytes | names end in |
 //! |---|---|---|
 //! | `jsonl` | one JSON object a line, as [`tidegate_proto::json`] writes them, `seq` first | `.jsonl`, `.jsonl.gz`, `.jsonl.zst` |
+//! | `parquet` | Apache Parquet: typed envelope columns, payload as JSON | `.parquet` |
 //! | `capture` | a capture ([`tidegate_proto::capture`]) of one block | `.tgcap` |
 //!
 //! The same events give the same bytes: no time, name or random number goes in. A new version of
 //! a compressor may still give others, so a second digest is kept: of the *canonical bytes*,
 //! which are the uncompressed JSON Lines, whatever the format. Equal canonical digests mean
 //! equal events.
+
+#[cfg(feature = "parquet")]
+mod parquet;
 
 use std::io::{self, Write as _};
 
@@ -33,6 +37,9 @@ pub enum Format {
     Jsonl,
     /// A capture: all of an event, to be read and replayed by Tidegate.
     Capture,
+    /// Apache Parquet; compression is that of its pages.
+    #[cfg(feature = "parquet")]
+    Parquet,
 }
 
 /// How it is compressed.
@@ -57,6 +64,8 @@ impl Format {
             (Format::Jsonl, Compression::Gzip) => ".jsonl.gz",
             (Format::Jsonl, Compression::Zstd) => ".jsonl.zst",
             (Format::Capture, _) => ".tgcap",
+            #[cfg(feature = "parquet")]
+            (Format::Parquet, _) => ".parquet",
         }
     }
 
@@ -68,6 +77,8 @@ impl Format {
             (Format::Jsonl, Compression::Gzip) => "application/gzip",
             (Format::Jsonl, Compression::Zstd) => "application/zstd",
             (Format::Capture, _) => "application/octet-stream",
+            #[cfg(feature = "parquet")]
+            (Format::Parquet, _) => "application/vnd.apache.parquet",
         }
     }
 }
@@ -96,6 +107,8 @@ enum Out {
     Gzip(GzEncoder<Vec<u8>>),
     Zstd(zstd::Encoder<'static, Vec<u8>>),
     Capture(BlockBuilder, capture::Compression),
+    #[cfg(feature = "parquet")]
+    Parquet(Box<parquet::Rows>),
 }
 
 /// Takes events one by one. Memory: the compressed bytes and a piece; for captures the whole
@@ -137,6 +150,8 @@ impl Encoder {
                     Compression::Zstd => capture::Compression::Zstd,
                 },
             ),
+            #[cfg(feature = "parquet")]
+            (Format::Parquet, compression) => Out::Parquet(Box::new(parquet::Rows::new(compression)?)),
         };
         Ok(Encoder { out, digest: Sha256::new(), json: Vec::with_capacity(PIECE + 4096), events: 0 })
     }
@@ -149,8 +164,11 @@ impl Encoder {
         json::write_event(&mut self.json, event, Some(seq));
         self.json.push(b'\n');
         self.events = self.events.saturating_add(1);
-        if let Out::Capture(block, _) = &mut self.out {
-            block.push(event, event.head().telemetry_level, &Unchanged);
+        match &mut self.out {
+            Out::Capture(block, _) => block.push(event, event.head().telemetry_level, &Unchanged),
+            #[cfg(feature = "parquet")]
+            Out::Parquet(rows) => rows.push(seq, event)?,
+            Out::Plain(_) | Out::Gzip(_) | Out::Zstd(_) => {}
         }
         if self.json.len() >= PIECE { self.piece() } else { Ok(()) }
     }
@@ -183,6 +201,8 @@ impl Encoder {
                 writer.push(&block.finish(), u64::from(self.events))?;
                 writer.finish()?
             }
+            #[cfg(feature = "parquet")]
+            Out::Parquet(rows) => rows.finish()?,
         };
         Ok(Encoded {
             sha256: Sha256::digest(&bytes).into(),

@@ -91,3 +91,97 @@ fn a_capture_reads_back_with_every_event() {
 fn gzip_tells_no_time() {
     assert_eq!(encode(Format::Jsonl, Compression::Gzip, 3).bytes[4..8], [0; 4]);
 }
+
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_reads_back_row_by_row() {
+    use ::parquet::file::reader::{FileReader as _, SerializedFileReader};
+    for compression in ALL {
+        let encoded = encode(Format::Parquet, compression, 300);
+        assert_eq!(encoded, encode(Format::Parquet, compression, 300));
+        assert_eq!(encoded.canonical, encode(Format::Jsonl, compression, 300).canonical);
+        let reader = SerializedFileReader::new(encoded.bytes).unwrap();
+        let rows: Vec<serde_json::Value> =
+            reader.get_row_iter(None).unwrap().map(|r| row_json(&r.unwrap())).collect();
+        assert_eq!(rows.len(), 300);
+        for ((seq, event), row) in batch(1, 300).iter().zip(&rows) {
+            let mut line = Vec::new();
+            json::write_event(&mut line, event, Some(seq));
+            let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            for (column, member) in [
+                ("seq", "seq"),
+                ("provider", "provider"),
+                ("guid", "guid"),
+                ("event", "event"),
+                ("id", "id"),
+                ("pid", "pid"),
+                ("activity", "activity"),
+                ("telemetry_level", "telemetryLevel"),
+                ("decoder", "decoder"),
+            ] {
+                assert_eq!(row[column], line[member], "{column}");
+            }
+            let json = |column: &str| -> serde_json::Value {
+                row[column].as_str().map_or(serde_json::Value::Null, |t| serde_json::from_str(t).unwrap())
+            };
+            assert_eq!((json("fields"), json("ext")), (line["fields"].clone(), line["ext"].clone()));
+            assert_eq!(row["raw"].is_null(), line["raw"].is_null());
+        }
+    }
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn row_groups_follow_one_another() {
+    use ::parquet::file::reader::{FileReader as _, SerializedFileReader};
+    let mut rows = parquet::Rows::with_groups(Compression::Zstd, 100).unwrap();
+    for (seq, event) in batch(1, 250).iter() {
+        rows.push(seq, event).unwrap();
+    }
+    let reader = SerializedFileReader::new(bytes::Bytes::from(rows.finish().unwrap())).unwrap();
+    assert_eq!(reader.metadata().num_row_groups(), 3);
+    let seqs: Vec<_> =
+        reader.get_row_iter(None).unwrap().map(|r| row_json(&r.unwrap())["seq"].clone()).collect();
+    assert_eq!(seqs, (1..=250_u64).map(serde_json::Value::from).collect::<Vec<_>>());
+}
+
+#[cfg(feature = "parquet")]
+fn row_json(row: &::parquet::record::Row) -> serde_json::Value {
+    use ::parquet::record::Field;
+    let value = |field: &Field| match field {
+        Field::Null => serde_json::Value::Null,
+        Field::ULong(n) => (*n).into(),
+        Field::UInt(n) => (*n).into(),
+        Field::UShort(n) => (*n).into(),
+        Field::UByte(n) => (*n).into(),
+        Field::Str(s) => s.clone().into(),
+        Field::Bytes(b) => std::str::from_utf8(b.data()).map_or("binary", |s| s).into(),
+        other => other.to_string().into(),
+    };
+    row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect()
+}
+
+/// `tests/parquet/install.sh` prints the Python to put into `TIDEGATE_PARQUET_PYTHON`. With
+/// `TIDEGATE_PARQUET_ROWS=70000` files have several row groups.
+#[cfg(feature = "parquet")]
+#[test]
+fn readers_we_did_not_write_read_every_row_of_parquet() {
+    let Some(python) = std::env::var_os("TIDEGATE_PARQUET_PYTHON") else {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "TIDEGATE_PARQUET_PYTHON is not set");
+        eprintln!("SKIPPED: TIDEGATE_PARQUET_PYTHON is not set");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/parquet/check.py");
+    let rows = std::env::var("TIDEGATE_PARQUET_ROWS").map_or(1000, |n| n.parse().unwrap());
+    for compression in ALL {
+        let (parquet, lines) = (dir.path().join("e.parquet"), dir.path().join("e.jsonl"));
+        std::fs::write(&parquet, encode(Format::Parquet, compression, rows).bytes).unwrap();
+        std::fs::write(&lines, encode(Format::Jsonl, Compression::None, rows).bytes).unwrap();
+        let done =
+            std::process::Command::new(&python).arg(script).arg(&parquet).arg(&lines).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+        assert_eq!(said.lines().count(), 2, "{said}");
+    }
+}

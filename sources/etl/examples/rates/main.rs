@@ -23,10 +23,10 @@ fn main() -> Result<(), Failure> {
     args.iter().try_for_each(|path| rates(path))
 }
 
-/// Seconds of the fastest of at least three runs that take about a second in all.
+/// Seconds of the fastest of at least three runs that take about three seconds in all.
 fn best(mut run: impl FnMut() -> Result<(), Failure>) -> Result<f64, Failure> {
     let (mut fastest, mut total, mut runs) = (f64::MAX, 0.0, 0);
-    while runs < 3 || (total < 1.0 && runs < 200) {
+    while runs < 3 || (total < 3.0 && runs < 500) {
         let start = Instant::now();
         run()?;
         let took = start.elapsed().as_secs_f64();

@@ -92,10 +92,10 @@ impl PayloadDecoder {
     /// Whether a schema for records like this one is known, be it in the record itself. For a
     /// live source that asks the system for those that are missing.
     #[must_use]
-    pub fn knows(&mut self, record: &Record<'_>) -> bool {
+    pub fn knows(&self, record: &Record<'_>) -> bool {
         let found = ext::look(record.ext);
         let key = Key::of(record, found.schema, found.traits);
-        if let Some(entry) = self.cache.find(&key).and_then(|at| self.cache.get_mut(at)) {
+        if let Some(entry) = self.cache.find(&key).and_then(|at| self.cache.get(at)) {
             return entry.decoder != Decoder::None;
         }
         found.schema.is_some() || self.schemas.find(record).is_some()

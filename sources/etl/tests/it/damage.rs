@@ -1,7 +1,8 @@
 //! Cut and altered traces: never a panic, the good part delivered, the bad part named.
 
 use crate::data::{Rng, trace, traces};
-use tidegate_etl::{EtlError, EtlFile, Reason, RecordReader};
+use tidegate_etl::{EtlError, EtlFile, EventReader, PayloadDecoder, Reason, RecordReader};
+use tidegate_proto::batch::Batch;
 
 /// Reads all there is both ways; returns the records in time order.
 fn read(bytes: &[u8]) -> Option<u64> {
@@ -12,6 +13,26 @@ fn read(bytes: &[u8]) -> Option<u64> {
     assert_eq!(reader.records(), walk.records);
     assert_eq!(reader.problem_count(), walk.problem_count);
     Some(walk.records)
+}
+
+/// Reads all events; each record is one, and each problem that is told of is a gap.
+fn decode(bytes: &[u8]) {
+    let Ok(file) = EtlFile::open(bytes) else { return };
+    let records = file.walk(|_| ()).unwrap().records;
+    let mut reader = EventReader::new(&file, PayloadDecoder::new("damaged.etl")).unwrap();
+    let mut batch = Batch::new();
+    let mut events = 0;
+    loop {
+        let more = reader.next_batch(&mut batch, 500).unwrap();
+        events += batch.len() as u64;
+        batch.clear();
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(reader.records(), records);
+    assert_eq!(reader.events(), events);
+    assert!(events >= records + reader.problem_count().min(1000));
 }
 
 #[test]
@@ -94,6 +115,7 @@ fn flipped_bits_never_panic() {
                 bad[at] = if rng.below(2) == 0 { bad[at] ^ 1 << rng.below(8) } else { rng.next() as u8 };
             }
             opened += u32::from(read(&bad).is_some());
+            decode(&bad);
         }
     }
     assert!(opened > 300, "{opened}");

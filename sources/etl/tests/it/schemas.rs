@@ -4,8 +4,10 @@
 use crate::build::{self, Event, START_TICKS, Trace, utf16};
 use crate::events::{events, events_with};
 use serde_json::{Value, json};
-use tidegate_etl::{ManifestError, PayloadDecoder};
+use tidegate_etl::{EtlFile, ManifestError, PayloadDecoder, RecordReader};
+use tidegate_proto::batch::Batch;
 use tidegate_proto::guid;
+use tidegate_proto::schema::Decoder;
 
 const PROVIDER: [u8; 16] = [0xAB; 16];
 
@@ -404,4 +406,35 @@ fn kernel_layouts_of_older_versions() {
         (&all[0]["event"], &all[0]["fields"]["NewThreadId"]),
         (&json!("Thread/CSwitch"), &json!(16_843_009))
     );
+}
+
+/// What a live source does: it has the record apart, and asks the system for a schema it lacks.
+#[test]
+fn a_live_source_adds_the_schemas_of_the_system() {
+    let bytes = Trace::new().buffer(0, 1, 0, &[event(5, 0, at(1), &[4, 0, 0, 0])]).bytes();
+    let file = EtlFile::open(&bytes[..]).unwrap();
+    let mut decoder = PayloadDecoder::new("live");
+    let mut batch = Batch::new();
+    let mut info = Info::new(5, 1, 1);
+    info.label(52, "Sys");
+    info.property(0, "mode", (8, 0), Some("modes"), 1, 4);
+    let mut reader = RecordReader::new(&file);
+    reader.next_record().unwrap();
+    let record = reader.next_record().unwrap().unwrap();
+    assert!(!decoder.knows(&record));
+    assert_eq!(decoder.decode(&record, 1, &mut batch), Decoder::None);
+    assert!(decoder.add_event_map(PROVIDER, &map("modes", 1, &[(4, "Four")])[16..]));
+    assert!(decoder.add_event_info(&info.blob()));
+    assert!(!decoder.add_event_info(&info.blob()));
+    assert!(decoder.knows(&record));
+    assert_eq!(decoder.decode(&record, 2, &mut batch), Decoder::Manifest);
+    let shown: Vec<String> = batch.iter().map(|e| format!("{e:?}")).collect();
+    assert!(
+        shown[1].contains(r#""provider":"Sys""#) && shown[1].contains(r#""mode":"Four""#),
+        "{}",
+        shown[1]
+    );
+    let coverage = decoder.coverage();
+    let of = |d| coverage.iter().find(|c| c.decoder == d).map(|c| c.events);
+    assert_eq!((of(Decoder::None), of(Decoder::Manifest)), (Some(1), Some(1)));
 }

@@ -33,7 +33,14 @@ pub(crate) struct Meta {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SegmentRecord {
     /// What it holds; it need not be scanned.
-    Index { salt: u64, kept: bool, len: u64, blocks: Vec<Block> },
+    Index {
+        /// Groups that were durable when it was made: without sums as new it cannot be used.
+        groups: u64,
+        salt: u64,
+        kept: bool,
+        len: u64,
+        blocks: Vec<Block>,
+    },
     /// Nothing that is needed: it can be removed.
     Dropped,
 }
@@ -168,8 +175,8 @@ impl SegmentRecord {
         let mut e = Enc::default();
         match self {
             SegmentRecord::Dropped => e.n(0),
-            SegmentRecord::Index { salt, kept, len, blocks } => {
-                e.n(1).n(*salt).n(u64::from(*kept)).n(*len);
+            SegmentRecord::Index { groups, salt, kept, len, blocks } => {
+                e.n(1).n(*groups).n(*salt).n(u64::from(*kept)).n(*len);
                 frame::encode_blocks(&mut e, blocks);
                 for b in blocks {
                     e.n(b.place.offset);
@@ -185,12 +192,12 @@ impl SegmentRecord {
         if d.n()? == 0 {
             return Some(SegmentRecord::Dropped);
         }
-        let (salt, kept, len) = (d.n()?, d.n()? == 1, d.n()?);
+        let (groups, salt, kept, len) = (d.n()?, d.n()?, d.n()? == 1, d.n()?);
         let mut blocks = frame::decode_blocks(&mut d, number, 0)?;
         for b in &mut blocks {
             b.place.offset = d.n()?;
         }
-        Some(SegmentRecord::Index { salt, kept, len, blocks })
+        Some(SegmentRecord::Index { groups, salt, kept, len, blocks })
     }
 }
 

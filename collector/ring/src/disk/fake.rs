@@ -194,6 +194,15 @@ impl FakeDisk {
         copy
     }
 
+    /// As [`copy`](FakeDisk::copy), but neither book nor journal.
+    pub fn copy_without_book(&self) -> FakeDisk {
+        let copy = FakeDisk::default();
+        for (name, bytes) in self.files().into_iter().filter(|(n, _)| !n.ends_with(".journal")) {
+            copy.put(&name, bytes);
+        }
+        copy
+    }
+
     /// The book on this disk.
     pub fn book(&self) -> Box<dyn Book> {
         Box::new(FakeBook(self.clone()))

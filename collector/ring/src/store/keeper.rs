@@ -79,6 +79,8 @@ pub(crate) struct Books {
     lag: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     /// The book's size when it was new.
     fresh_bytes: u64,
+    /// The book is damaged or has nothing yet.
+    renew: bool,
 }
 
 /// The thread.
@@ -93,7 +95,7 @@ pub(crate) fn run(shared: &Arc<Shared>, mut books: Books) {
         if calls.want == calls.served {
             drop(calls);
             // the journal has it, so that this may fail
-            if let Err(e) = books.catch_up(shared) {
+            if let Err(e) = books.catch_up() {
                 tracing::debug!("the book stays behind the journal: {e}");
             }
             return;
@@ -114,23 +116,18 @@ impl Books {
     /// `behind`: what was journaled, which the book may not have.
     pub fn new(journal: Journal, book: Box<dyn Book>, behind: Journaled) -> Books {
         let lag = behind.records.into_iter().flatten().collect();
-        Books { journal, book, lag, fresh_bytes: 0 }
+        Books { journal, book, lag, fresh_bytes: 0, renew: false }
     }
 
     /// Begins with a state that was just made. `renew`: the book has nothing of it.
-    pub fn begin(&mut self, shared: &Shared, renew: bool, damaged: bool) -> Result<(), String> {
-        let mut done = Ok(());
-        if renew {
-            let all = snapshot(shared, &shared.lock());
-            done = self.book.renew(&all, damaged);
-            if done.is_ok() {
-                self.lag.clear();
-            }
-        }
+    pub fn begin(&mut self, shared: &Shared, renew: bool) -> Result<(), String> {
         self.fresh_bytes = self.book.disk_bytes();
-        done.and(self.serve(shared))
+        self.renew |= renew;
+        self.serve(shared)
     }
 
+    // what is not journaled never comes into the book: an index that the totals do not know of,
+    // or a dropped segment whose events are not counted as lost, would be worse than none
     fn serve(&mut self, shared: &Shared) -> Result<(), String> {
         let mut state = shared.lock();
         let keys = std::mem::take(&mut state.ledger.dirty);
@@ -138,15 +135,12 @@ impl Books {
         let changes: Vec<Change> =
             keys.iter().map(|k| (record::key_bytes(k), value(shared, &state, k))).collect();
         drop(state);
-        let fits = self.journal.has_room(&changes);
-        for (key, value) in &changes {
-            self.lag.insert(key.clone(), value.clone());
-        }
-        let done = if fits && (changes.is_empty() || self.journal.append(&changes).is_ok()) {
-            Ok(())
+        let mut done = Ok(());
+        if self.journal.has_room(&changes) && (changes.is_empty() || self.journal.append(&changes).is_ok()) {
+            self.lag.extend(changes);
         } else {
-            self.turn(shared).map_err(|e| format!("cannot write the journal: {e}"))
-        };
+            done = self.turn(shared, changes).map_err(|e| format!("cannot write the journal: {e}"));
+        }
         let bytes = self.book.disk_bytes() + self.journal.disk_bytes();
         let mut state = shared.lock();
         state.book_bytes = bytes;
@@ -157,46 +151,47 @@ impl Books {
     }
 
     /// Begins a generation of the journal, after the book has taken what the last one had.
-    fn turn(&mut self, shared: &Shared) -> std::io::Result<()> {
-        if let Err(e) = self.catch_up(shared) {
-            tracing::warn!("the book stays behind the journal: {e}");
-        }
+    fn turn(&mut self, shared: &Shared, changes: Vec<Change>) -> std::io::Result<()> {
+        let why = if self.renew { None } else { self.catch_up().err() };
+        let bytes = self.book.disk_bytes();
+        let large = bytes > shared.book_share() / 2 && bytes > self.fresh_bytes.saturating_mul(2);
+        self.renew |= why.is_some();
         let state = shared.lock();
         let mut rows: Vec<Change> = core(shared, &state).into_iter().map(|(k, v)| (k, Some(v))).collect();
+        let all = (self.renew || large).then(|| snapshot(shared, &state));
         drop(state);
         // what the book could not take; an index that is not there is only a longer way
         let index = |key: &[u8], v: &[u8]| key.first() == Some(&b'g') && v.len() > 1;
         let behind = self.lag.iter().filter(|(k, _)| journal::lags(k));
         rows.extend(behind.map(|(k, v)| (k.clone(), v.clone().filter(|v| !index(k, v)))));
-        self.journal.turn(&*shared.disk, &rows)
+        rows.extend(changes.iter().filter(|(k, _)| journal::lags(k)).cloned());
+        self.journal.turn(&*shared.disk, &rows)?;
+        self.lag.extend(changes);
+        let Some(all) = all else { return Ok(()) };
+        match self.book.renew(&all, self.renew) {
+            Ok(()) => {
+                if let Some(why) = why {
+                    shared.lock().report(format!("the book failed and was made anew: {why}"));
+                }
+                self.lag.clear();
+                self.renew = false;
+                self.fresh_bytes = self.book.disk_bytes();
+            }
+            // the journal has what counts
+            Err(e) => tracing::warn!("the book cannot be made anew yet: {e}"),
+        }
+        Ok(())
     }
 
     /// Has the book take what only the journal has.
-    fn catch_up(&mut self, shared: &Shared) -> Result<(), String> {
+    fn catch_up(&mut self) -> Result<(), String> {
+        if self.lag.is_empty() {
+            return Ok(());
+        }
         let changes: Vec<Change> = self.lag.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        let mut done = if changes.is_empty() { Ok(()) } else { self.book.apply(&changes) };
-        if let Err(why) = done {
-            // memory has all of it: begin a new one
-            let all = snapshot(shared, &shared.lock());
-            done = self.book.renew(&all, true).map_err(|e| format!("{why}; a new one: {e}"));
-            if done.is_ok() {
-                shared.lock().report(format!("the book failed and was made anew: {why}"));
-                self.fresh_bytes = self.book.disk_bytes();
-            }
-        }
-        if done.is_ok() {
-            self.lag.clear();
-        }
-        let bytes = self.book.disk_bytes();
-        if done.is_ok() && bytes > shared.book_share() / 2 && bytes > self.fresh_bytes.saturating_mul(2) {
-            let all = snapshot(shared, &shared.lock());
-            // the old one is still good when this fails
-            if let Err(e) = self.book.renew(&all, false) {
-                tracing::warn!("cannot make the book smaller: {e}");
-            }
-            self.fresh_bytes = self.book.disk_bytes();
-        }
-        done
+        self.book.apply(&changes)?;
+        self.lag.clear();
+        Ok(())
     }
 }
 
@@ -218,8 +213,13 @@ fn value(shared: &Shared, state: &State, key: &Key) -> Option<Vec<u8>> {
                 return Some(SegmentRecord::Dropped.encode());
             }
             let blocks = segment.sealed.then(|| state.blocks_of(*n))?;
-            let index =
-                SegmentRecord::Index { salt: segment.salt, kept: segment.kept, len: segment.len, blocks };
+            let index = SegmentRecord::Index {
+                groups: state.groups,
+                salt: segment.salt,
+                kept: segment.kept,
+                len: segment.len,
+                blocks,
+            };
             Some(index.encode())
         }
     }

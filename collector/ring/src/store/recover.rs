@@ -150,6 +150,10 @@ impl Recovery<'_> {
         for (number, len, header) in found {
             self.segment(epoch, number, len, header)?;
         }
+        // rows of segments that are not there
+        for number in self.records.segments.keys() {
+            self.state.ledger.dirty.insert(Key::Segment(*number));
+        }
         Ok(epoch)
     }
 
@@ -231,12 +235,13 @@ impl Recovery<'_> {
                 return self.set_aside(number, len, why);
             }
         };
+        let known = self.records.meta.as_ref().map_or(0, |m| m.totals.groups);
         let mut segment = Segment::new(header.salt, header.kept, len);
         segment.sealed = true;
         self.state.segments.insert(number, segment);
         match record {
-            Some(SegmentRecord::Index { salt, len: indexed, blocks, .. })
-                if salt == header.salt && indexed <= len =>
+            Some(SegmentRecord::Index { groups, salt, len: indexed, blocks, .. })
+                if salt == header.salt && indexed <= len && groups <= known =>
             {
                 self.indexed.extend(blocks);
                 Ok(())

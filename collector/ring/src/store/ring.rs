@@ -101,12 +101,13 @@ impl SledRing {
         })?;
         let book_rows = book.load();
         let damaged = book_rows.as_ref().err().cloned();
+        let empty = book_rows.as_ref().is_ok_and(Vec::is_empty);
         let rows = match (book_rows, journaled.records.is_empty()) {
             (Err(why), true) => Err(why),
             (rows, _) => Ok(journal::merge(rows.unwrap_or_default(), &journaled)),
         };
         let Recovered { mut state, epoch, renew, remove } = recover::recover(&*disk, &options, rows)?;
-        let renew = renew || damaged.is_some();
+        let renew = renew || empty || damaged.is_some();
         if let (Some(why), false) = (&damaged, journaled.records.is_empty()) {
             state.report(format!("the book cannot be read and is made anew from the journal: {why}"));
         }
@@ -137,7 +138,7 @@ impl SledRing {
             }
         }
         let mut books = Books::new(journal, book, journaled);
-        if let Err(e) = books.begin(&shared, renew, damaged.is_some()) {
+        if let Err(e) = books.begin(&shared, renew) {
             // it is tried again with each change
             shared.lock().report(format!("the book cannot be written yet: {e}"));
         }

@@ -1,3 +1,4 @@
+mod damage;
 mod model;
 
 use std::sync::Arc;

@@ -47,7 +47,7 @@ fn action() -> impl Strategy<Value = Action> {
         4 => Just(Action::Sync),
         4 => (1u8..12, any::<bool>()).prop_map(|(most, settle)| Action::Deliver { most, settle }),
         1 => Just(Action::Purge),
-        1 => any::<u8>().prop_map(Action::Put),
+        3 => any::<u8>().prop_map(Action::Put),
         2 => (1u8..40).prop_map(Action::PowerAfter),
         1 => Just(Action::FailSync),
         1 => prop::option::of(0u16..4000).prop_map(Action::Room),
@@ -340,6 +340,8 @@ impl World {
             }
             Action::Purge => self.purge(),
             Action::Put(v) => {
+                // large, so that the journal turns now and then
+                self.ring().put("large", Some(&vec![*v; 30_000])).ok();
                 if self.ring().put("v", Some(&[*v])).is_ok() {
                     self.value = Some(*v);
                 }

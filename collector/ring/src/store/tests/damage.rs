@@ -1,0 +1,188 @@
+//! Every region of every file of a small ring is flipped, cut, taken away and swapped in turn.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tidegate_proto::ids::{Seq, SinkId};
+
+use crate::disk::fake::FakeDisk;
+use crate::store::SledRing;
+use crate::testing::contract::{ALL_OF_IT, append, delivered, range};
+use crate::testing::{block, sized_block, text, texts};
+use crate::{Chain, Compression, Ring, RingOptions, StartAt};
+
+fn options() -> RingOptions {
+    RingOptions {
+        bound_bytes: 64 << 20,
+        segment_bytes: Some(64 << 10),
+        commit_delay: Duration::ZERO,
+        compression: Compression::Zstd(1),
+        ..RingOptions::default()
+    }
+}
+
+fn open(disk: &FakeDisk) -> SledRing {
+    SledRing::over(Box::new(disk.clone()), disk.book(), options(), None).expect("opened")
+}
+
+/// Three segments; events 1-2 settled, 3 planned. Returns place → text.
+fn small_ring() -> (FakeDisk, BTreeMap<u64, String>) {
+    let disk = FakeDisk::default();
+    let ring = open(&disk);
+    let sink = SinkId::new("s");
+    ring.attach(&sink, StartAt::Oldest).expect("attached");
+    let mut events = BTreeMap::new();
+    for tag in 1..=6u64 {
+        let new = vec![sized_block(&[2, 3], tag, 500), block(&[0], tag + 100)];
+        let got = append(&ring, new);
+        let names = [text(tag, 0), text(tag, 1), text(tag + 100, 0)];
+        events.extend((got.first().0..).zip(names));
+        if tag == 2 {
+            ring.plan(&sink, range(1, 2)).expect("planned");
+            ring.plan(&sink, range(3, 3)).expect("planned");
+            ring.settle(&sink, range(1, 2), &delivered([0, 0, 1, 1])).expect("settled");
+            ring.put("k", Some(b"value")).expect("stored");
+            ring.chain_append(Chain::Audit, b"entry").expect("appended");
+        }
+        if tag % 2 == 0 && tag < 6 {
+            // closes the segment
+            let none = ring.purge(&crate::testing::TextRule(|_: &str| false)).expect("purged");
+            assert_eq!(none.blocks, 0);
+        }
+    }
+    drop(ring);
+    (disk, events)
+}
+
+/// Opens a damaged ring; nothing may panic or hang, and what is there must be right. Returns how
+/// many events are gone.
+fn survives(disk: &FakeDisk, events: &BTreeMap<u64, String>, what: &str) -> u64 {
+    let ring = open(disk);
+    ring.account().check().unwrap_or_else(|e| panic!("{what}: {e}"));
+    let read = ring.read(Seq::ZERO, ALL_OF_IT).unwrap_or_else(|e| panic!("{what}: {e}"));
+    ring.account().check().unwrap_or_else(|e| panic!("{what}, read: {e}"));
+    let mut seen = 0;
+    for b in &read.blocks {
+        assert!(b.seqs.is_none(), "{what}");
+        for (place, found) in (b.range.first().0..).zip(texts(&b.data)) {
+            assert_eq!(events.get(&place), Some(&found), "{what}: place {place}");
+            seen += 1;
+        }
+    }
+    let last = *events.last_key_value().expect("events").0;
+    let lost: u64 = read.holes.iter().map(|h| h.events).sum();
+    if let Some(cursor) = ring.status().cursors.get(&SinkId::new("s")) {
+        assert!(cursor.settled <= Seq(last), "{what}");
+    }
+    // it goes on
+    let next = append(&ring, vec![block(&[2], 999)]);
+    assert_eq!(next.first(), ring.status().durable, "{what}");
+    // and is opened again as it is, whatever was put right
+    drop(ring);
+    let again = open(disk);
+    again.account().check().unwrap_or_else(|e| panic!("{what}, again: {e}"));
+    let read = again.read(Seq::ZERO, ALL_OF_IT).unwrap_or_else(|e| panic!("{what}, again: {e}"));
+    let held: usize = read.blocks.iter().map(|b| texts(&b.data).len()).sum();
+    assert_eq!(held as u64, seen + 1, "{what}: as much as before and one more");
+    lost
+}
+
+fn step() -> usize {
+    std::env::var("TIDEGATE_SWEEP_STEP").ok().and_then(|v| v.parse().ok()).unwrap_or(23)
+}
+
+/// Places to damage in a file: all of it in the long run, and not the zeros of a journal.
+fn places(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    let used = bytes.iter().rposition(|b| *b != 0).map_or(0, |n| n + 1);
+    (0..used).step_by(step())
+}
+
+#[test]
+fn a_flipped_byte_takes_no_more_than_its_group() {
+    let (disk, events) = small_ring();
+    for with_book in [true, false] {
+        for (name, bytes) in disk.files() {
+            for at in places(&bytes) {
+                let copy = if with_book { disk.copy() } else { disk.copy_without_book() };
+                let mut bad = bytes.clone();
+                bad[at] ^= 0x41;
+                copy.put(&name, bad);
+                let lost = survives(&copy, &events, &format!("{name} flipped at {at}, book: {with_book}"));
+                // without a book, a header is all that tells of a segment
+                let most = if with_book { 3 } else { 6 };
+                assert!(lost <= most, "{name} flipped at {at}: {lost} lost");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cut_file_takes_no_more_than_what_was_in_it() {
+    let (disk, events) = small_ring();
+    for (name, bytes) in disk.files() {
+        for at in places(&bytes) {
+            let copy = disk.copy();
+            copy.put(&name, bytes[..at].to_vec());
+            let lost = survives(&copy, &events, &format!("{name} cut at {at}"));
+            assert!(lost <= 6, "{name} cut at {at}: {lost} lost");
+        }
+    }
+}
+
+#[test]
+fn files_may_be_missing_or_swapped() {
+    let (disk, events) = small_ring();
+    let files = disk.files();
+    let names: Vec<&String> = files.keys().collect();
+    for name in &names {
+        let copy = disk.copy();
+        crate::disk::Disk::remove(&copy, name).expect("removed");
+        crate::disk::Disk::sync_dir(&copy).expect("synced");
+        let lost = survives(&copy, &events, &format!("without {name}"));
+        assert!(lost <= 6, "{lost}");
+    }
+    let copy = disk.copy();
+    let segments: Vec<&&String> = names.iter().filter(|n| n.ends_with(".seg")).collect();
+    copy.put(segments[0], files[*segments[1]].clone());
+    copy.put(segments[1], files[*segments[0]].clone());
+    assert_eq!(survives(&copy, &events, "two segments swapped"), 0);
+    let copy = disk.copy();
+    copy.put("00000000000000ff.seg", files[*segments[0]].clone());
+    copy.put("notes.txt", b"not ours".to_vec());
+    assert_eq!(survives(&copy, &events, "a copy and a strange file"), 0);
+    let other = small_ring().0;
+    let copy = disk.copy();
+    copy.put("00000000000000fe.seg", other.files()[*segments[0]].clone());
+    assert_eq!(survives(&copy, &events, "a segment of another ring"), 0);
+}
+
+#[test]
+fn a_damaged_sled_is_set_aside_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().expect("folder");
+    let ring = SledRing::open(folder.path(), options()).expect("opened");
+    let sink = SinkId::new("s");
+    ring.attach(&sink, StartAt::Oldest).expect("attached");
+    append(&ring, vec![block(&[2, 2], 1)]);
+    ring.plan(&sink, range(1, 1)).expect("planned");
+    ring.settle(&sink, range(1, 1), &delivered([0, 0, 1, 0])).expect("settled");
+    drop(ring);
+    let book =
+        std::fs::read_dir(folder.path().join("book")).expect("book").next().expect("one").expect("one");
+    let db = book.path().join("db");
+    let good = std::fs::read(&db).expect("db");
+    for at in (0..good.len()).step_by(good.len() / 12 + 1) {
+        let here = std::fs::read_dir(folder.path().join("book")).expect("book");
+        let db = here.flatten().find(|e| e.file_name().to_string_lossy().starts_with("book-"));
+        let db = db.expect("a book").path().join("db");
+        let mut bad = std::fs::read(&db).expect("db");
+        let end = bad.len().min(at + 300);
+        if let Some(part) = bad.get_mut(at..end) {
+            part.iter_mut().for_each(|b| *b ^= 0x5a);
+        }
+        std::fs::write(&db, bad).expect("damaged");
+        let ring = SledRing::open(folder.path(), options()).expect("opened");
+        ring.account().check().expect("closes");
+        assert_eq!(ring.status().cursors[&sink].settled, Seq(1));
+        assert_eq!(ring.read(Seq(1), ALL_OF_IT).expect("readable").blocks.len(), 1);
+    }
+}

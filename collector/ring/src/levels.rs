@@ -52,7 +52,7 @@ fn field<'a>(data: &mut &'a [u8]) -> Option<(u64, u64, &'a [u8])> {
     Some((key >> 3, 0, taken))
 }
 
-fn scan(mut data: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn scan(mut data: &[u8]) -> Option<Vec<u8>> {
     const EVENTS: u64 = 3;
     const TELEMETRY_LEVEL: u64 = 17;
     let mut levels = Vec::new();

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod book;
+pub mod bundle;
 mod codec;
 mod contract;
 mod crypt;

@@ -1,0 +1,90 @@
+use super::*;
+use crate::testing::contract::{ALL_OF_IT, append, options};
+use crate::testing::{Above, block, text, texts};
+use crate::{Chain, MemoryRing};
+use tidegate_proto::level::TelemetryLevel;
+
+fn key() -> SigningKey {
+    SigningKey::parse(&SigningKey::generate().expect("random")).expect("a key")
+}
+
+fn ring() -> MemoryRing {
+    let ring = MemoryRing::new(options());
+    append(&ring, vec![block(&[2, 3, 0], 1), block(&[2], 2)]);
+    ring.purge(&Above(TelemetryLevel::Enhanced)).expect("purged");
+    ring
+}
+
+fn exported(ring: &MemoryRing, key: &SigningKey, again: bool) -> Option<(Exported, Vec<u8>)> {
+    let mut out = Vec::new();
+    let sink = SinkId::new("bundle");
+    let done = export(ring, &sink, ("edge-7", "events"), ALL_OF_IT, again, key, &mut out).expect("exported");
+    done.map(|e| (e, out))
+}
+
+#[test]
+fn events_travel_with_their_places_and_the_receipt_settles_them() {
+    let (ring, edge, hub) = (ring(), key(), key());
+    let sink = SinkId::new("bundle");
+    let (done, bytes) = exported(&ring, &edge, false).expect("events");
+    assert_eq!((done.range.len(), done.events, done.blocks), (4, 3, 2));
+    assert_eq!(exported(&ring, &edge, false), None, "nothing follows");
+    assert_eq!(exported(&ring, &edge, true).expect("again").0, done, "the same bounds");
+    let mut bundle = Bundle::open(&bytes[..], &[hub.public(), edge.public()]).expect("sound");
+    let origin = BundleOrigin { host: "edge-7".into(), stream: "events".into(), epoch: ring.status().epoch };
+    assert_eq!((bundle.origin(), bundle.range()), (&origin, done.range));
+    let mut delivered = [0; 4];
+    let mut names = Vec::new();
+    while let Some(b) = bundle.next_block().expect("sound") {
+        crate::ledger::add(&mut delivered, &events_in(done.range, &b));
+        names.extend(texts(&b.data));
+    }
+    assert_eq!(names, [text(1, 0), text(1, 2), text(2, 0)]);
+    let runs = vec![(done.range, delivered, [0; 4])];
+    let receipt = Receipt { epoch: origin.epoch, runs, detail: b"{}".to_vec() };
+    let mut bytes = Vec::new();
+    receipt.write(&hub, &mut bytes).expect("written");
+    let taken = Receipt::read(&mut &bytes[..], &[hub.public()]).expect("sound");
+    assert_eq!(taken, receipt);
+    taken.settle(&ring, &sink).expect("settled");
+    taken.settle(&ring, &sink).expect("settled already");
+    ring.account().check().expect("closes");
+    assert_eq!(ring.status().cursors[&sink].settled, Seq(4));
+    assert_eq!(ring.chain_read(Chain::Receipts, 1, 9).expect("chain").len(), 1);
+    let other = Receipt { epoch: origin.epoch ^ 1, ..receipt };
+    assert!(matches!(other.settle(&ring, &sink), Err(BundleError::OtherRing { .. })));
+    assert!(matches!(Receipt::read(&mut &bytes[..], &[edge.public()]), Err(BundleError::Untrusted)));
+}
+
+#[test]
+fn a_changed_or_cut_bundle_is_refused_wherever_it_was_touched() {
+    let edge = key();
+    let (_, bytes) = exported(&ring(), &edge, false).expect("events");
+    let read = |bytes: &[u8]| -> Result<(), BundleError> {
+        let mut bundle = Bundle::open(bytes, &[edge.public()])?;
+        while bundle.next_block()?.is_some() {}
+        Ok(())
+    };
+    read(&bytes).expect("sound");
+    for n in 0..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[n] ^= 0x20;
+        assert!(read(&bad).is_err(), "flipped at {n}");
+        assert!(read(&bytes[..n]).is_err(), "cut at {n}");
+    }
+    let mut newer = bytes.clone();
+    newer[8] = 9;
+    assert!(matches!(read(&newer), Err(BundleError::Newer(9))));
+    let stranger = Bundle::open(&bytes[..], &[key().public()]).expect_err("not trusted");
+    assert!(matches!(stranger, BundleError::Untrusted));
+}
+
+#[test]
+fn keys_do_not_show_and_texts_that_are_none_are_refused() {
+    let key = key();
+    assert_eq!(format!("{key:?}"), "SigningKey(***)");
+    let public: PublicKey = key.public().to_string().parse().expect("a key");
+    assert_eq!(public, key.public());
+    assert!(matches!(SigningKey::parse("12"), Err(BundleError::Key)));
+    assert!(matches!("xy".parse::<PublicKey>(), Err(BundleError::Key)));
+}

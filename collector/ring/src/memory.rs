@@ -18,7 +18,7 @@ use crate::{
     Ticket, levels, purge, runs,
 };
 
-/// See the [module](self). Its bound is on the bytes of the blocks it holds.
+/// Keeps everything in memory. Its bound is on the bytes of the blocks it holds.
 #[derive(Debug)]
 pub struct MemoryRing {
     options: RingOptions,

@@ -215,7 +215,9 @@ async fn show(handle: Handle, bar: ProgressBar, stage: String, time: Duration) {
         bar.set_message(format!("{stage}: {} events", out::count(done)));
         bar.inc(1);
     }
-    handle.stop(Duration::ZERO);
+    // without a sink nothing but the intake is left to finish, and the ring is needed again
+    let drain = if handle.progress().sinks.is_empty() { Duration::from_secs(10) } else { Duration::ZERO };
+    handle.stop(drain);
 }
 
 fn rate(stage: &'static str, events: u64, bytes: u64, elapsed: Duration) -> Rate {
@@ -239,8 +241,8 @@ impl Sink for MemorySink {
 
     fn limits(&self) -> BatchLimits {
         BatchLimits {
-            events: 50_000,
-            bytes: 8 << 20,
+            events: 4_096,
+            bytes: 1 << 20,
             age: Duration::from_secs(1),
             in_flight: 2,
             timeout: Duration::from_secs(60),

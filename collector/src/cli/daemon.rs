@@ -1,6 +1,8 @@
 //! A run of the collector seen from outside: progress, signals, the summary at its end.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,7 +12,8 @@ use super::exit::{Exit, Failure};
 use super::out;
 use crate::assemble::{self, AssembleError, Checked};
 use crate::config::ConfigError;
-use crate::pipeline::{Handle, Pipeline, Progress, Summary, Until};
+use crate::dispatch::DispatchError;
+use crate::pipeline::{Handle, Pipeline, Progress, StartError, Summary, Until};
 
 /// How a run is shown.
 #[derive(Debug, clap::Args)]
@@ -36,8 +39,8 @@ pub(super) enum Ends {
 #[derive(Debug)]
 pub(super) struct Ran {
     pub(super) exit: Exit,
-    /// Events that wait in the ring.
-    pub(super) held: u64,
+    /// Everything that was read has found its place.
+    pub(super) complete: bool,
 }
 
 /// How often progress is looked at.
@@ -61,6 +64,16 @@ fn assemble_failure(error: &AssembleError) -> Failure {
     Failure::new(code, assemble::chain(error)).hint(hint)
 }
 
+fn start_failure(error: &StartError) -> Failure {
+    let (code, hint) = match error {
+        StartError::Ring(_) | StartError::Sink(DispatchError::Ring(_)) => {
+            (Exit::Io, "check that the disk of the ring can be written and has room")
+        }
+        _ => (Exit::Config, "mend the configuration"),
+    };
+    Failure::new(code, assemble::chain(error)).hint(hint)
+}
+
 /// Runs the parts to their end.
 pub(super) fn run(checked: Checked, look: &Look, ends: Ends) -> Result<Ran, Failure> {
     let drain = checked.drain();
@@ -75,27 +88,22 @@ pub(super) fn run(checked: Checked, look: &Look, ends: Ends) -> Result<Ran, Fail
             Ends::WithInput(_) => Until::Delivered,
         };
         let parts = assemble::open(checked, until).map_err(|e| assemble_failure(&e))?;
-        let running = Pipeline::start(parts)
-            .await
-            .map_err(|e| Failure::new(Exit::Config, assemble::chain(&e)).hint("mend the configuration"))?;
+        let running = Pipeline::start(parts).await.map_err(|e| start_failure(&e))?;
         tracing::info!(sources, sinks, "running");
         let handle = running.handle();
-        let watcher = tokio::spawn(watch(handle, signals, drain, ends, bar(look)));
+        let cut_short = Arc::new(AtomicBool::new(false));
+        let watcher = tokio::spawn(watch(handle, signals, drain, ends, bar(look), Arc::clone(&cut_short)));
         let summary = running.wait().await;
         watcher.abort();
         let summary = summary
             .map_err(|e| Failure::new(Exit::Software, assemble::chain(&e)).hint("what was stored is kept"))?;
         tell(&summary, look, data_on_stdout).map_err(|e| Failure::output(&e))?;
-        Ok(Ran { exit: exit(&summary, ends), held: held(&summary) })
+        let complete = summary.complete() && !cut_short.load(Ordering::Relaxed);
+        Ok(Ran { exit: exit(&summary, ends, complete), complete })
     })
 }
 
-fn held(summary: &Summary) -> u64 {
-    // the slowest sink decides what is still needed
-    summary.total.sinks.values().map(|s| s.held.iter().sum()).max().unwrap_or(0)
-}
-
-fn exit(summary: &Summary, ends: Ends) -> Exit {
+fn exit(summary: &Summary, ends: Ends, complete: bool) -> Exit {
     if summary.account_error.is_some() {
         return Exit::Software;
     }
@@ -105,7 +113,7 @@ fn exit(summary: &Summary, ends: Ends) -> Exit {
     match ends {
         // a daemon that is stopped leaves the rest to its next run
         Ends::WhenStopped => Exit::Ok,
-        Ends::WithInput(_) if held(summary) > 0 => Exit::TempFail,
+        Ends::WithInput(_) if !complete => Exit::TempFail,
         Ends::WithInput(_) => Exit::Ok,
     }
 }
@@ -134,7 +142,14 @@ fn bar(look: &Look) -> Option<ProgressBar> {
 }
 
 /// Watches a run: shows it, passes signals on, gives up when nothing moves any more.
-async fn watch(handle: Handle, mut signals: Signals, drain: Duration, ends: Ends, bar: Option<ProgressBar>) {
+async fn watch(
+    handle: Handle,
+    mut signals: Signals,
+    drain: Duration,
+    ends: Ends,
+    bar: Option<ProgressBar>,
+    cut_short: Arc<AtomicBool>,
+) {
     let mut tick = tokio::time::interval(LOOK);
     let mut stalled = Stalled::new();
     let mut asked = false;
@@ -146,6 +161,7 @@ async fn watch(handle: Handle, mut signals: Signals, drain: Duration, ends: Ends
                     std::process::exit(130);
                 }
                 asked = true;
+                    cut_short.store(true, Ordering::Relaxed);
                 tracing::info!("stopping; what cannot be delivered in {} s stays on disk", drain.as_secs());
                 handle.stop(drain);
             }
@@ -161,6 +177,7 @@ async fn watch(handle: Handle, mut signals: Signals, drain: Duration, ends: Ends
                     && (progress.sources_running == 0 || !progress.alarms.is_empty())
                 {
                     asked = true;
+                    cut_short.store(true, Ordering::Relaxed);
                     tracing::error!("nothing moved for {} s: giving up", patience.as_secs());
                     handle.stop(Duration::ZERO);
                 }

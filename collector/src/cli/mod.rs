@@ -1,7 +1,7 @@
 //! The program's surface: flags, output, exit codes. What it does is in the rest of the library.
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes are those of
-//! `sysexits.h`; see [`exit::Exit`].
+//! `sysexits.h`; the help lists them.
 
 mod bench;
 mod completions;

@@ -92,7 +92,7 @@ pub(super) fn run(args: &Args, logs: &super::logs::Options) -> Done {
     let checked = assemble::check(config).map_err(|e| daemon::config_failure(&e))?;
     let done = daemon::run(checked, &args.look, Ends::WithInput(args.patience))?;
     if let Some(scratch) = scratch
-        && done.held > 0
+        && !done.complete
     {
         let ring = scratch.keep();
         eprintln!("what is not delivered is kept; go on with the same command and --ring {}", ring.display());

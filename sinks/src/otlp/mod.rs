@@ -4,7 +4,7 @@
 //! least once: OTLP has no identity of a record, so each carries `tidegate.epoch` (resource)
 //! and `tidegate.seq` for the far side to dedupe. The same batch makes the same bytes.
 //!
-//! The mapping stands at [`convert`], what answers mean at [`reply`].
+//! The mapping stands at `convert`, what answers mean at `reply`.
 
 mod config;
 mod convert;

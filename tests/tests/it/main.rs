@@ -2,6 +2,7 @@
 
 mod azurite;
 mod crash;
+mod runs;
 mod support;
 mod surface;
 mod tidy;

@@ -21,6 +21,7 @@ use crate::blob::{BlobConfig, BlobError, BlobSink};
 use crate::directory::{DirectoryConfig, DirectoryError, DirectorySink};
 use crate::events::{EventsConfig, EventsError};
 use crate::http::HttpContext;
+use crate::kafka::{KafkaConfig, KafkaError};
 use crate::limits::LimitError;
 use crate::otlp::{OtlpConfig, OtlpError};
 use crate::stdout::{StdoutConfig, StdoutSink};
@@ -38,6 +39,8 @@ pub enum SinkConfig {
     Otlp(OtlpConfig),
     /// Azure Storage blobs. (Large, so in a box.)
     Blob(Box<BlobConfig>),
+    /// Records to a topic of Apache Kafka or Event Hubs.
+    Kafka(Box<KafkaConfig>),
     /// JSON Lines on standard output.
     Stdout(StdoutConfig),
 }
@@ -59,6 +62,9 @@ pub enum BuildError {
     /// `type = "blob"`
     #[error(transparent)]
     Blob(#[from] BlobError),
+    /// `type = "kafka"`
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
     /// A limit.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -73,6 +79,7 @@ impl SinkConfig {
             SinkConfig::Events(_) => "events",
             SinkConfig::Otlp(_) => "otlp",
             SinkConfig::Blob(_) => "blob",
+            SinkConfig::Kafka(_) => "kafka",
             SinkConfig::Stdout(_) => "stdout",
         }
     }
@@ -87,6 +94,7 @@ impl SinkConfig {
             SinkConfig::Events(c) => Arc::new(c.build(name, ctx)?),
             SinkConfig::Otlp(c) => Arc::new(c.build(name, ctx)?),
             SinkConfig::Blob(c) => Arc::new(BlobSink::new(name, c, ctx)?),
+            SinkConfig::Kafka(c) => Arc::new(c.build(name, ctx)?),
             SinkConfig::Stdout(c) => Arc::new(StdoutSink::new(name, c)?),
         })
     }
@@ -107,6 +115,8 @@ mod tests {
         assert_eq!((sink.limits().events, sink.limits().age.as_secs()), (7, 3));
         let otlp = "type = \"otlp\"\nurl = \"https://collector.example:4318/v1/logs\"";
         assert_eq!(build(otlp).unwrap().limits().events, 2_000);
+        let kafka = "type = \"kafka\"\nbrokers = [\"h:9093\"]\ntopic = \"t\"\ntls = {}";
+        assert_eq!(build(kafka).unwrap().limits().bytes, 512 << 10);
         let token = "0123456789abcdef0123456789abcdef-11111111-2222-3333-4444-555555555555-6789";
         let url = "https://events.example/OneCollector/1.0/";
         let events = format!("type = \"events\"\nurl = \"{url}\"\ntenant = \"value:{token}\"");

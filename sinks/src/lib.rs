@@ -11,6 +11,7 @@ pub mod directory;
 pub mod events;
 pub mod format;
 pub mod http;
+pub mod kafka;
 pub mod layout;
 pub mod limits;
 pub mod otlp;

@@ -120,6 +120,13 @@ impl TlsConfig {
         Ok(roots)
     }
 
+    /// Builds the client's side for another protocol than HTTP.
+    pub(crate) fn build_plain(&self, ctx: &HttpContext) -> Result<ClientConfig, TlsError> {
+        let mut config = self.build(ctx)?;
+        config.alpn_protocols.clear();
+        Ok(config)
+    }
+
     /// Builds the client's side.
     pub(super) fn build(&self, ctx: &HttpContext) -> Result<ClientConfig, TlsError> {
         if let Some(problem) = self.pins.iter().find_map(PinSet::problem) {

@@ -9,9 +9,9 @@ the two packages go into a virtual environment of their own under target/.
 
 Walking is reaching every record's header. Decoding is asking for the fields of every event, whatever
 the tool can make of it: neither peer decodes most manifest events, and dissect.etl no TraceLogging.
-A peer's run is cut after a minute; its rate is of what it did by then. Peers are timed by the CPU
-time of their process, ours by the clock (the best of several runs): on a machine that does other
-things too that favours the peers.
+A peer's run is cut after a minute; its rate is of what it did by then. All are timed by their CPU
+time (ours by the clock where the system does not tell a thread's): the machine may do other things
+too.
 """
 
 import io

@@ -30,7 +30,7 @@ fn blocks(bytes: usize) -> Vec<NewBlock> {
     for _ in 0..count {
         let mut builder = BlockBuilder::new();
         let (mut first, mut last) = (0, 0);
-        while let Some(event) = all.next() {
+        for event in all.by_ref() {
             let time = event.head().time_ns;
             first = if builder.is_empty() { time } else { first };
             last = time;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tidegate_proto::guid;
 
+use super::names::guid_of_name;
 use crate::source::{Source, SourceError};
 
 /// Settings of an `etw` source.
@@ -69,9 +70,6 @@ pub struct EtwProvider {
     /// Only these processes, up to 8; empty = all.
     #[serde(default)]
     pub pids: Vec<u32>,
-    /// Whether `provider` names a provider group: all its members are enabled.
-    #[serde(default)]
-    pub group: bool,
     /// Whether the provider is asked to tell its state when the session begins.
     #[serde(default)]
     pub rundown: bool,
@@ -169,6 +167,11 @@ impl EtwProvider {
         EtwProvider { provider: provider.to_owned(), level: verbose(), ..EtwProvider::default() }
     }
 
+    /// The GUID that it is named by, or that it makes of its name.
+    pub(crate) fn own_guid(&self) -> [u8; 16] {
+        guid::parse(&self.provider).unwrap_or_else(|| guid_of_name(&self.provider))
+    }
+
     fn check(&self) -> Result<(), String> {
         let name = &self.provider;
         if name.is_empty() || name.len() > 256 || name.contains('\0') {
@@ -186,9 +189,6 @@ impl EtwProvider {
         }
         if self.pids.len() > 8 {
             return Err(format!("provider \"{name}\": Windows filters by up to 8 processes"));
-        }
-        if self.group && guid::parse(name).is_none() {
-            return Err(format!("provider \"{name}\": a group is named by its GUID"));
         }
         Ok(())
     }
@@ -238,7 +238,16 @@ impl EtwConfig {
         if !(1..=3_600_000).contains(&self.flush_ms) {
             return Err("flush_ms must lie between 1 and 3600000".to_owned());
         }
-        self.providers.iter().try_for_each(EtwProvider::check)
+        self.providers.iter().try_for_each(EtwProvider::check)?;
+        let guids: Vec<[u8; 16]> = self.providers.iter().map(|p| p.own_guid()).collect();
+        for (n, guid) in guids.iter().enumerate() {
+            if let Some(p) = self.providers.get(n)
+                && guids.get(..n).unwrap_or_default().contains(guid)
+            {
+                return Err(format!("provider \"{}\" is named twice", p.provider));
+            }
+        }
+        Ok(())
     }
 
     /// Makes the source.
@@ -251,7 +260,58 @@ impl EtwConfig {
     }
 }
 
+#[cfg(not(windows))]
 fn make(_: EtwConfig, name: &str) -> Result<Box<dyn Source>, SourceError> {
     let needs = "Windows: event tracing is a part of it; elsewhere replay a trace with type = \"etl\"";
     Err(SourceError::Unsupported { name: name.to_owned(), needs: needs.to_owned() })
+}
+
+#[cfg(windows)]
+#[allow(clippy::unnecessary_wraps)] // fails elsewhere
+fn make(config: EtwConfig, name: &str) -> Result<Box<dyn Source>, SourceError> {
+    Ok(Box::new(super::windows::EtwSource::new(name, config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contradicting_settings_are_named() {
+        let check = |change: fn(&mut EtwConfig)| {
+            let mut config = EtwConfig::new(vec![EtwProvider::new("Microsoft-Windows-DNS-Client")]);
+            assert_eq!(config.check(), Ok(()));
+            change(&mut config);
+            config.check().unwrap_err()
+        };
+        assert!(check(|c| c.session = String::new()).starts_with("session"));
+        assert!(check(|c| c.session = "x".repeat(129)).starts_with("session"));
+        assert!(check(|c| c.providers.clear()).contains("providers or kernel"));
+        assert!(check(|c| c.kernel.push(KernelFlag::Process)).contains("source of its own"));
+        assert!(check(|c| c.buffer_kib = 2).starts_with("buffer_kib"));
+        assert!(check(|c| c.min_buffers = 300).starts_with("max_buffers"));
+        assert!(check(|c| c.flush_ms = 0).starts_with("flush_ms"));
+        assert!(check(|c| c.providers[0].provider = "{12}".to_owned()).contains("looks like a GUID"));
+        assert!(check(|c| c.providers[0].pids = vec![1; 9]).contains("8 processes"));
+        assert!(check(|c| c.providers[0].ids = vec![1; 65]).contains("64 event ids"));
+        assert!(
+            check(|c| {
+                c.providers[0].ids = vec![1];
+                c.providers[0].except_ids = vec![2];
+            })
+            .contains("not both")
+        );
+        assert!(check(|c| c.providers.push(c.providers[0].clone())).contains("twice"));
+    }
+
+    #[test]
+    fn unknown_keys_and_flags_are_errors() {
+        let read = |json: &str| serde_json::from_str::<EtwConfig>(json).map_err(|e| e.to_string());
+        let config = read(r#"{"kernel":["process","disk-io"],"decoder":"system"}"#).unwrap();
+        assert_eq!(config.kernel.iter().map(|k| k.bit()).sum::<u32>(), 0x101);
+        assert_eq!(config.decoder, EtwDecoder::System);
+        assert!(config.independent && config.buffer_kib == 256);
+        assert!(read(r#"{"kernel":["processes"]}"#).unwrap_err().contains("unknown variant"));
+        assert!(read(r#"{"providers":[{"provider":"x","stacks":true}]}"#).unwrap_err().contains("stacks"));
+    }
 }

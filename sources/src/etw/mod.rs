@@ -2,5 +2,9 @@
 //! running them needs Windows.
 
 mod config;
+mod names;
+#[cfg(windows)]
+mod windows;
 
-pub use config::{EtwConfig, EtwProvider};
+pub use config::{EtwConfig, EtwDecoder, EtwProvider, KernelFlag};
+pub use names::guid_of_name;

@@ -15,6 +15,8 @@ use tidegate_sources::etl::EtlConfig;
 use tidegate_sources::jsonl::JsonlConfig;
 use tidegate_sources::pace::Pace;
 use tidegate_sources::synthetic::{Maker, SyntheticConfig};
+use tidegate_sources::{SourceConfig, intake};
+use tokio_util::sync::CancellationToken;
 
 pub fn trace(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/etl/traces").join(name)
@@ -135,4 +137,38 @@ async fn a_paced_trace_keeps_the_contract() {
     let config =
         EtlConfig { speed: Pace::Times(50.0), ..EtlConfig::new(vec![trace("perfview/primitive-types.etl")]) };
     contract::all(&|position| Box::new(config.clone().build("e", position).unwrap())).await;
+}
+
+#[tokio::test]
+async fn no_bytes_make_a_source_panic() {
+    let dir = TempDir::new().unwrap();
+    let cap = dir.path().join("whole.cap");
+    capture(&cap, Compression::None, 60, 20);
+    let inputs = [json_lines(60).into_bytes(), std::fs::read(&cap).unwrap()];
+    let mut seed = 0x5eed_0001_u64;
+    println!("seed {seed:#x}");
+    for round in 0..60 {
+        let mut bytes = inputs[round % 2].clone();
+        for _ in 0..8 {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            // the header of a capture stays
+            let at = 8 + (seed >> 16) as usize % (bytes.len() - 8);
+            bytes[at] = seed as u8;
+        }
+        let path = dir.path().join("damaged");
+        std::fs::write(&path, bytes).unwrap();
+        let source = match round % 2 {
+            0 => SourceConfig::Jsonl(JsonlConfig::new(vec![path])),
+            _ => SourceConfig::Capture(CaptureConfig::new(vec![path])),
+        };
+        let source = source.build("d", None).unwrap();
+        let (mut intake, stop) = (intake(8), CancellationToken::new());
+        let ended = tokio::spawn(source.run(intake.outlet("d"), stop));
+        intake = intake.seal();
+        while intake.next().await.is_some() {}
+        // a damaged block may say it is of a newer format: an error, but no panic
+        let _ = ended.await.expect("the source panicked");
+    }
 }

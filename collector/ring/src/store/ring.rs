@@ -37,7 +37,7 @@ const LEAST_BLOCK: u64 = 4 << 10;
 /// `lock`.
 #[derive(Debug)]
 pub struct SledRing {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     to_writer: Sender<ToWriter>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The last account that could be counted.
@@ -83,6 +83,14 @@ impl SledRing {
         let mut ring = SledRing::over(Box::new(disk), Box::new(book), options, keys)?;
         ring._lock = Some(lock);
         Ok(ring)
+    }
+
+    /// What the oldest entry of a chain that is kept hangs on: number and hash of the one before
+    /// it; (0, zeros) when it is the first of all. Older entries are let go: of each chain the
+    /// newest 4096 are kept, and of those 1 MiB, or 1/64 of a smaller ring's bound.
+    #[must_use]
+    pub fn chain_anchor(&self, chain: Chain) -> (u64, [u8; 32]) {
+        self.shared.lock().ledger.chain(chain).anchor
     }
 
     /// Opens a ring over a disk and a book.

@@ -64,7 +64,8 @@ pub fn run(folder: &Path) {
     let (seed, round) = (var(SEED), var(ROUND));
     let ring: Arc<dyn Ring> = match SledRing::open(folder, options(var(BOUND))) {
         Ok(ring) => Arc::new(ring),
-        Err(e) => return say(&format!("bad cannot open: {e}: {:?}", std::error::Error::source(&e))),
+        Err(e @ tidegate_ring::RingError::Io { .. }) => return say(&format!("stopped {e}")),
+        Err(e) => return say(&format!("bad cannot open: {e}")),
     };
     say(&format!("open {}", ring.status().durable));
     for report in ring.status().quarantined {

@@ -1,0 +1,199 @@
+//! Sizes, clocks, keys, and what can be read from the files.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tidegate_proto::ids::{Seq, SinkId};
+
+use super::open;
+use crate::crypt::Keys;
+use crate::store::SledRing;
+use crate::testing::contract::{ALL_OF_IT, all_texts, append, closed_account, delivered, options, range};
+use crate::testing::{TextRule, block, sized_block, text};
+use crate::{Chain, Compression, ReadLimit, Ring, RingOptions, StartAt};
+
+fn on_disk(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).expect("folder").flatten();
+    entries
+        .map(|e| if e.path().is_dir() { on_disk(&e.path()) } else { e.metadata().map_or(0, |m| m.len()) })
+        .sum()
+}
+
+/// Whether any file of a folder holds a text.
+fn holds(path: &Path, text: &str) -> bool {
+    let entries = std::fs::read_dir(path).expect("folder").flatten();
+    entries.map(|e| e.path()).any(|p| {
+        if p.is_dir() {
+            return holds(&p, text);
+        }
+        let bytes = std::fs::read(&p).unwrap_or_default();
+        bytes.windows(text.len()).any(|w| w == text.as_bytes())
+    })
+}
+
+#[test]
+fn the_bound_holds_whatever_goes_through() {
+    // many times its size with `TIDEGATE_ENDURANCE=50`
+    let times = std::env::var("TIDEGATE_ENDURANCE").ok().and_then(|v| v.parse().ok()).unwrap_or(4u64);
+    let folder = tempfile::tempdir().expect("folder");
+    let ring = open(folder.path());
+    let sink = SinkId::new("s");
+    ring.attach(&sink, StartAt::Oldest).expect("attached");
+    let blocks: Vec<_> = (0..8).map(|n| sized_block(&[if n % 4 == 0 { 1 } else { 2 }], n, 60_000)).collect();
+    let bound = ring.status().bound_bytes;
+    let groups = times * bound / 480_000;
+    let mut after = 0;
+    let mut most = 0;
+    for n in 0..groups {
+        append(&ring, blocks.clone());
+        if n % 3 == 0 {
+            let limit = ReadLimit { bytes: 100_000, events: 2 };
+            let read = ring.read(Seq(after), limit).expect("readable");
+            let run = range(after + 1, read.end.0);
+            let mut levels = [0; 4];
+            for b in &read.blocks {
+                crate::ledger::add(&mut levels, &crate::bundle::events_in(run, b));
+            }
+            ring.plan(&sink, run).expect("planned");
+            let outcome = crate::Settlement { receipt: vec![b'r'; 300], ..delivered(levels) };
+            ring.settle(&sink, run, &outcome).expect("settled");
+            after = run.last().0;
+        }
+        most = most.max(on_disk(folder.path()));
+    }
+    assert!(most * 10 <= bound * 11, "{most} of {bound}");
+    let account = closed_account(&ring);
+    let lost: u64 = account.sinks[&sink].lost.values().flatten().sum();
+    assert!(lost > 0 && lost + 8 <= groups * 8);
+    drop(ring);
+    let ring = open(folder.path());
+    assert_eq!(closed_account(&ring), account, "the same after it was opened again");
+    assert!(on_disk(folder.path()) * 10 <= bound * 11);
+}
+
+#[test]
+fn a_purged_event_can_be_found_in_no_file() {
+    let folder = tempfile::tempdir().expect("folder");
+    let ring = SledRing::open(folder.path(), options()).expect("opened");
+    let sink = SinkId::new("s");
+    ring.attach(&sink, StartAt::Oldest).expect("attached");
+    append(&ring, vec![block(&[2, 3], 1), block(&[2, 2], 2)]);
+    append(&ring, vec![block(&[2], 3)]);
+    // settled, but still in a file with others
+    ring.plan(&sink, range(1, 2)).expect("planned");
+    ring.settle(&sink, range(1, 2), &delivered([0, 0, 1, 1])).expect("settled");
+    let secret = [text(1, 0), text(2, 1)];
+    assert!(secret.iter().all(|s| holds(folder.path(), s)));
+    let purged = ring.purge(&TextRule(|t: &str| t == text(1, 0) || t == text(2, 1))).expect("purged");
+    assert_eq!(purged.events, [0, 0, 1, 0], "what was settled is not counted");
+    assert!(!secret.iter().any(|s| holds(folder.path(), s)));
+    let left = ring.read(Seq(2), ALL_OF_IT).expect("readable");
+    assert_eq!(all_texts(&left), [text(2, 0), text(3, 0)]);
+    closed_account(&ring);
+}
+
+#[test]
+fn sealed_events_cannot_be_found_and_keys_rotate() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (old, new) = (Keys::generate().expect("key"), Keys::generate().expect("key"));
+    let keys = |text: &str| Some(Keys::parse(text).expect("keys"));
+    let ring = SledRing::open_sealed(folder.path(), options(), keys(&old)).expect("opened");
+    append(&ring, vec![block(&[2], 1)]);
+    assert!(!holds(folder.path(), &text(1, 0)));
+    drop(ring);
+    let both = format!("{new}\n{old}\n");
+    let ring = SledRing::open_sealed(folder.path(), options(), keys(&both)).expect("opened");
+    append(&ring, vec![block(&[2], 2)]);
+    let read = ring.read(Seq::ZERO, ALL_OF_IT).expect("readable");
+    assert_eq!(all_texts(&read), [text(1, 0), text(2, 0)]);
+    drop(ring);
+    // without the key nothing is read, and nothing counts as lost
+    let ring = SledRing::open(folder.path(), options()).expect("opened");
+    assert!(ring.read(Seq::ZERO, ALL_OF_IT).is_err());
+    drop(ring);
+    let ring = SledRing::open_sealed(folder.path(), options(), keys(&both)).expect("opened");
+    assert_eq!(ring.read(Seq::ZERO, ALL_OF_IT).expect("readable").blocks.len(), 2);
+}
+
+#[test]
+fn a_clock_set_back_changes_no_order_and_expires_nothing() {
+    static NOW: AtomicI64 = AtomicI64::new(1_000_000_000_000);
+    let folder = tempfile::tempdir().expect("folder");
+    let max_age = Some(std::time::Duration::from_secs(60));
+    let options = || RingOptions { now: || NOW.load(Ordering::SeqCst), max_age, ..options() };
+    let ring = SledRing::open(folder.path(), options()).expect("opened");
+    append(&ring, vec![block(&[2], 1)]);
+    NOW.fetch_sub(500_000_000_000, Ordering::SeqCst);
+    append(&ring, vec![block(&[2], 2)]);
+    drop(ring);
+    let ring = SledRing::open(folder.path(), options()).expect("opened");
+    append(&ring, vec![block(&[2], 3)]);
+    let read = ring.read(Seq::ZERO, ALL_OF_IT).expect("readable");
+    assert_eq!(all_texts(&read), [text(1, 0), text(2, 0), text(3, 0)]);
+    assert!(read.blocks.is_sorted_by_key(|b| b.stored_ns));
+}
+
+#[test]
+fn compressed_blocks_are_smaller_and_read_the_same() {
+    for compression in [Compression::None, Compression::Lz4, Compression::Zstd(1), Compression::Zstd(19)] {
+        let folder = tempfile::tempdir().expect("folder");
+        let options = RingOptions { compression, ..options() };
+        let ring = SledRing::open(folder.path(), options).expect("opened");
+        let levels = [2; 200];
+        append(&ring, vec![block(&levels, 1)]);
+        let names: Vec<String> = (0..200).map(|n| text(1, n)).collect();
+        assert_eq!(all_texts(&ring.read(Seq::ZERO, ALL_OF_IT).expect("readable")), names);
+        let stored: u64 = ring.shared.lock().ledger.blocks.values().map(|b| u64::from(b.place.len)).sum();
+        let raw: u64 = ring.shared.lock().ledger.blocks.values().map(|b| u64::from(b.raw_len)).sum();
+        assert_eq!(compression == Compression::None, stored == raw);
+    }
+}
+
+#[test]
+fn a_chain_is_kept_in_its_bound_and_goes_on_after_opening() {
+    let folder = tempfile::tempdir().expect("folder");
+    let ring = open(folder.path());
+    for n in 0..20 {
+        ring.chain_append(Chain::Receipts, &vec![n; 8000]).expect("appended");
+    }
+    let kept = ring.chain_read(Chain::Receipts, 0, 99).expect("read");
+    assert!(kept.len() < 20, "old entries went");
+    drop(ring);
+    let ring = open(folder.path());
+    assert_eq!(ring.status().quarantined, Vec::<String>::new());
+    assert_eq!(ring.chain_read(Chain::Receipts, 0, 99).expect("read"), kept);
+    assert_eq!(ring.chain_append(Chain::Receipts, b"next").expect("appended").number, 21);
+    let (number, hash) = ring.chain_anchor(Chain::Receipts);
+    assert_eq!(number + 1, ring.chain_read(Chain::Receipts, 0, 1).expect("read")[0].number);
+    let first = &ring.chain_read(Chain::Receipts, 0, 1).expect("read")[0];
+    assert_eq!(crate::chain_link(&hash, first.number, &first.data), first.hash);
+}
+
+/// `TIDEGATE_SMALL_DISK`: a folder on a file system of a few MiB (`mount -t tmpfs -o size=6m`).
+#[test]
+fn a_small_disk_that_is_full_is_mended_by_room() {
+    let Ok(small) = std::env::var("TIDEGATE_SMALL_DISK") else { return };
+    let folder = Path::new(&small).join("ring");
+    let options =
+        RingOptions { bound_bytes: 64 << 20, retry: std::time::Duration::from_millis(5), ..options() };
+    let ring = SledRing::open(&folder, options).expect("opened");
+    let sink = SinkId::new("s");
+    ring.attach(&sink, StartAt::Oldest).expect("attached");
+    let mut stored = 0;
+    let full = loop {
+        let group = crate::testing::group(vec![sized_block(&[2], stored, 60_000)]);
+        match crate::testing::wait(async { ring.append(group).await?.await }) {
+            Ok(_) => stored += 1,
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(full, crate::AppendError::ReadOnly(_)), "{full}");
+    for n in 1..=stored {
+        ring.plan(&sink, range(n, n)).expect("planned on a full disk");
+        ring.settle(&sink, range(n, n), &delivered([0, 0, 1, 0])).expect("settled on a full disk");
+    }
+    let mut watch = ring.watch();
+    crate::testing::wait(watch.wait_for(|s| s.health == crate::Health::Good)).expect("it recovers");
+    append(&ring, vec![block(&[2], 1)]);
+    closed_account(&ring);
+}

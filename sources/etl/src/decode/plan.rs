@@ -9,7 +9,7 @@ pub(crate) const MAX_OPS: usize = 4096;
 /// Depth of structs that a plan holds at most.
 pub(crate) const MAX_DEPTH: usize = 16;
 /// Fields of a plan that lengths and counts can refer to.
-pub(crate) const MAX_SLOTS: usize = 64;
+pub(crate) const MAX_SLOTS: usize = 32;
 /// No slot.
 pub(crate) const NO_SLOT: u8 = u8::MAX;
 

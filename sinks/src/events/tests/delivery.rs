@@ -2,12 +2,15 @@
 
 use std::error::Error as _;
 
+use tidegate_proto::ids::SinkId;
+
 use super::super::body::Caps;
 use super::super::recorder::{Recorder, Step};
 use super::super::sink::Parts;
 use super::super::transport::Transport;
 use super::*;
 use crate::http::{Client, HttpConfig, HttpContext};
+use crate::testing::{Canned, CannedServer};
 use crate::{BatchLimits, DeliverError, Delivered, RejectReason, Sink as _};
 
 const CAPS: Caps = Caps { events: EVENTS_MAX, body_bytes: BODY_BYTES_MAX, event_bytes: EVENT_BYTES_MAX };
@@ -23,7 +26,7 @@ fn sink_with(recorder: &Recorder, mapping: Mapping, compression: Compression, ca
     let url = recorder.url();
     let client = Client::new(&HttpConfig::default(), &HttpContext::default()).unwrap();
     let transport = Transport { client, url: url.parse().unwrap(), destination: url };
-    let id = tidegate_proto::ids::SinkId::new("cloud");
+    let id = SinkId::new("cloud");
     EventsSink::assemble(Parts { id, mapping, compression, caps, limits, transport })
 }
 
@@ -311,6 +314,45 @@ async fn a_refused_part_of_a_batch_does_not_take_the_rest_with_it() {
     let delivered = sink.deliver(&batch(1, small(&["P"; 3]))).await.unwrap();
     assert_eq!(reasons(&delivered), [(1, RejectReason::Invalid), (2, RejectReason::Invalid)]);
     assert_eq!(recorder.seqs().into_iter().collect::<Vec<_>>(), [3]);
+}
+
+#[tokio::test]
+async fn a_broken_answer_is_tried_again_and_loses_nothing() {
+    let long_header =
+        format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(1 << 20));
+    let endless = format!("HTTP/1.1 200 OK\r\n\r\n{{\"acc\":1}}{}", " ".repeat(8 << 20));
+    let raw = |text: &str| Canned::Raw(text.to_owned().into());
+    let answers = [
+        raw("HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n{\"acc\":4}"),
+        raw("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{\"acc\":4}"),
+        raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n"),
+        raw(&long_header),
+        raw(&endless),
+        raw("SSH-2.0-OpenSSH_9.6\r\n"),
+        // drips its answer and then falls silent
+        Canned::Stuck("HTTP/1.1 200 OK\r\nContent-Le".into()),
+        Canned::Stuck("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{\"acc\"".into()),
+        Canned::status(200).saying("<html>sign in to the network</html>"),
+        Canned::Close,
+    ];
+    let count = answers.len();
+    let server =
+        CannedServer::replies(answers.into_iter().chain([Canned::status(200).saying("{\"acc\":4}")])).await;
+    let more = format!(
+        "url = \"{}\"\ntenant = \"value:{}\"\nhttp = {{ timeout = \"300ms\" }}",
+        server.url(),
+        TOKENS[0]
+    );
+    let config: EventsConfig = toml::from_str(&more).unwrap();
+    let sink = config.build(&SinkId::new("cloud"), &HttpContext::default()).unwrap();
+    let batch = batch(1, small(&["P"; 4]));
+    for n in 0..count {
+        let error = sink.deliver(&batch).await.unwrap_err();
+        assert!(matches!(error, DeliverError::Retry { after: None, .. }), "answer {n}: {error:?}");
+    }
+    assert_eq!(sink.deliver(&batch).await.unwrap().rejected, []);
+    let bodies: Vec<_> = server.seen().into_iter().map(|s| s.body).collect();
+    assert!(bodies.len() == count + 1 && bodies.iter().all(|b| *b == bodies[0]), "the same each time");
 }
 
 #[tokio::test]

@@ -32,6 +32,26 @@ fn traces() -> Vec<PathBuf> {
     found
 }
 
+/// Bytes an event takes on the wire, for the table of sizes; prints with `--nocapture`.
+#[test]
+fn what_an_event_takes_on_the_wire() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/etl/traces/tx/HTTP_Server.etl");
+    let bytes = std::fs::read(path).unwrap();
+    let file = EtlFile::open(bytes.as_slice()).unwrap();
+    let mut reader = EventReader::new(&file, PayloadDecoder::new("trace")).unwrap();
+    let mut events = Batch::new();
+    reader.next_batch(&mut events, EVENTS_MAX).unwrap();
+    let count = events.len();
+    let caps = Caps { events: EVENTS_MAX, body_bytes: BODY_BYTES_MAX, event_bytes: EVENT_BYTES_MAX };
+    let planned = body::plan(&mapping(), &batch(1, events), caps, |_, _| Pass::Send);
+    let body = &planned.requests[0].body;
+    let size = |compression: Compression| compression.apply(body.clone()).unwrap().len() / count;
+    let (plain, gzip, deflate) =
+        (size(Compression::None), size(Compression::Gzip), size(Compression::Deflate));
+    println!("{count} events: {plain} B each as JSON, {gzip} B with gzip, {deflate} B with deflate");
+    assert!(gzip * 5 < plain && deflate <= gzip, "{plain} {gzip} {deflate}");
+}
+
 /// What is in the payload is in the line: under its own name, with the same text or number.
 fn compare(event: EventRef<'_>, line: &Value) {
     let mut plain = Vec::new();

@@ -14,6 +14,7 @@ NAMES = {
     "version": "version", "level": "level", "opcode": "opcode", "pid": "pid", "tid": "tid", "cpu": "cpu",
     "activity": "activity", "related": "related", "telemetry_level": "telemetryLevel",
     "opcode_name": "opcodeName", "task_name": "taskName", "message": "message", "decoder": "decoder",
+    "sample_ppm": "samplePpm",
 }
 ABSENT = {"channel": 0, "task": 0}
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)

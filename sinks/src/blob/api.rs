@@ -68,8 +68,21 @@ impl Api {
     pub async fn send(&self, mut request: Request) -> Result<Reply, DeliverError> {
         let date = httpdate::fmt_http_date(self.client.clock().now());
         request = request.header("x-ms-date", &date)?.header("x-ms-version", &self.version)?;
-        let request = self.auth.apply(&self.target.account, request)?;
-        Ok(self.client.send(request).await?)
+        let (proof, kept) = self.auth.proof(&self.target).await?;
+        let url = request.url.clone();
+        let request = proof.apply(&self.target.account, request)?;
+        let reply = self.client.send(request).await?;
+        if matches!(reply.status, 401 | 403) {
+            self.auth.give_up().await;
+            if kept {
+                // they may have ended on the way; the next attempt has fresh ones
+                return Err(match self.fail(&url, &reply) {
+                    DeliverError::Stop { source, .. } => DeliverError::Retry { after: None, source },
+                    other => other,
+                });
+            }
+        }
+        Ok(reply)
     }
 
     fn fail(&self, url: &Url, reply: &Reply) -> DeliverError {

@@ -4,8 +4,10 @@ use crate::DeliverError;
 use crate::http::Request;
 use crate::secret::{Secret, SecretError, SecretRef};
 
-use super::account::ConnectionString;
+use super::account::{ConnectionString, Target};
+use super::broker::Broker;
 use super::sign;
+use super::token::Tokens;
 
 /// Credentials. Secrets are looked up at each request, so a replaced file counts at once.
 #[derive(Debug)]
@@ -16,6 +18,10 @@ pub(super) enum Auth {
     Sas(SecretRef),
     /// A connection string with either.
     ConnectionString(SecretRef),
+    /// Bearer tokens.
+    Identity(Box<Tokens>),
+    /// Signatures by request.
+    Broker(Box<Broker>),
 }
 
 /// Credentials that cannot be used. Holds none of them.
@@ -38,13 +44,40 @@ impl From<AuthError> for DeliverError {
     }
 }
 
-enum Proof {
+pub(super) enum Proof {
     Key(Secret<String>),
     Sas(Secret<String>),
+    Token(Secret<String>),
 }
 
 impl Auth {
-    fn proof(&self) -> Result<Proof, AuthError> {
+    /// The credentials for one request, and whether they were kept from an earlier one: then a
+    /// refusal may only mean that they have ended.
+    pub async fn proof(&self, target: &Target) -> Result<(Proof, bool), DeliverError> {
+        match self {
+            Auth::Identity(tokens) => {
+                let (token, kept) = tokens.token().await?;
+                Ok((Proof::Token(token), kept))
+            }
+            Auth::Broker(broker) => {
+                let (sas, kept) = broker.sas(&target.container).await?;
+                Ok((Proof::Sas(sas), kept))
+            }
+            _ => Ok((self.own()?, false)),
+        }
+    }
+
+    /// Gives up what was kept.
+    pub async fn give_up(&self) {
+        match self {
+            Auth::Identity(tokens) => tokens.give_up().await,
+            Auth::Broker(broker) => broker.give_up().await,
+            Auth::Key(_) | Auth::Sas(_) | Auth::ConnectionString(_) => {}
+        }
+    }
+
+    /// The credentials that the settings name.
+    fn own(&self) -> Result<Proof, AuthError> {
         match self {
             Auth::Key(reference) => Ok(Proof::Key(reference.resolve()?)),
             Auth::Sas(reference) => Ok(Proof::Sas(reference.resolve()?)),
@@ -57,18 +90,42 @@ impl Auth {
                     (None, None) => Err(AuthError::ConnectionString("it has no credentials")),
                 }
             }
+            Auth::Identity(_) | Auth::Broker(_) => Err(AuthError::Sas),
         }
     }
 
-    /// Whether the credentials can be used, as far as we can tell alone.
+    /// Whether the credentials can be used, as far as we can tell without asking anyone.
     pub fn check(&self) -> Result<(), AuthError> {
+        if matches!(self, Auth::Identity(_) | Auth::Broker(_)) {
+            return Ok(());
+        }
         let url = "http://localhost/".parse().map_err(|_| AuthError::Sas)?;
-        self.apply("account", Request::new(crate::http::Method::GET, url)).map(drop)
+        self.own()?.apply("account", Request::new(crate::http::Method::GET, url)).map(drop)
     }
 
+    /// What to look at when the service refuses them.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Auth::Key(_) => "check the account's name and key, and this machine's clock",
+            Auth::Sas(_) => {
+                "check the SAS: its end (se), its permissions (sp: read, create and write), its container, \
+                 and this machine's clock"
+            }
+            Auth::Identity(_) => "give the identity the role Storage Blob Data Contributor for the container",
+            Auth::Broker(_) => {
+                "check what the SAS broker hands out: read, create and write for this container"
+            }
+            Auth::ConnectionString(_) => {
+                "check the connection string's account and key or SAS, and this machine's clock"
+            }
+        }
+    }
+}
+
+impl Proof {
     /// Adds the credentials to a request that is otherwise complete.
     pub fn apply(&self, account: &str, mut request: Request) -> Result<Request, AuthError> {
-        match self.proof()? {
+        match self {
             Proof::Key(key) => {
                 let value = sign::authorization(account, key.expose(), &request).ok_or(AuthError::Key)?;
                 request.secret_header("authorization", &value).map_err(|_| AuthError::Key)
@@ -86,19 +143,9 @@ impl Auth {
                 request.url.set_query(Some(&query));
                 Ok(request)
             }
-        }
-    }
-
-    /// What to look at when the service refuses them.
-    pub fn advice(&self) -> &'static str {
-        match self {
-            Auth::Key(_) => "check the account's name and key, and this machine's clock",
-            Auth::Sas(_) => {
-                "check the SAS: its end (se), its permissions (sp: read, create and write), its container, \
-                 and this machine's clock"
-            }
-            Auth::ConnectionString(_) => {
-                "check the connection string's account and key or SAS, and this machine's clock"
+            Proof::Token(token) => {
+                let value = format!("Bearer {}", token.expose());
+                request.secret_header("authorization", &value).map_err(|_| AuthError::Key)
             }
         }
     }

@@ -4,8 +4,10 @@ use serde::Deserialize;
 
 use super::account::{ConnectionString, Place, Target};
 use super::auth::{Auth, AuthError};
+use super::broker::{Broker, BrokerConfig};
+use super::token::{IdentityConfig, Tokens};
 use crate::format::{Compression, Format};
-use crate::http::{Client, HttpBuildError, HttpConfig, HttpContext};
+use crate::http::{Client, HttpBuildError, HttpConfig};
 use crate::layout::LayoutError;
 use crate::limits::{BatchConfig, LimitError};
 use crate::secret::SecretRef;
@@ -49,6 +51,13 @@ pub struct BlobConfig {
     /// `UseDevelopmentStorage=true` for the emulator.
     #[serde(default)]
     pub connection_string: Option<SecretRef>,
+    /// `[….identity]`: a managed identity, a workload's, or an application's. Its requests use
+    /// `http` too: with a proxy, put `169.254.169.254` into its `no_proxy`.
+    #[serde(default)]
+    pub identity: Option<IdentityConfig>,
+    /// `[….sas_broker]`: a front end that hands out short-lived SAS.
+    #[serde(default)]
+    pub sas_broker: Option<BrokerConfig>,
     /// `endpoint`: URL of the account's blob service, where it does not follow from the account.
     #[serde(default)]
     pub endpoint: Option<String>,
@@ -185,7 +194,7 @@ impl BlobConfig {
     }
 
     /// The container and the credentials.
-    pub(super) fn target(&self, _client: &Client, _ctx: &HttpContext) -> Result<(Target, Auth), BlobError> {
+    pub(super) fn target(&self, client: &Client) -> Result<(Target, Auth), BlobError> {
         let credentials =
             |key: &'static str| move |e: AuthError| BlobError::Credentials { key, source: Box::new(e) };
         let mut place = Place {
@@ -196,6 +205,11 @@ impl BlobConfig {
             path_style: self.path_style,
         };
         let parts;
+        let given = [self.key.is_some(), self.sas.is_some(), self.connection_string.is_some()];
+        let given = given.into_iter().chain([self.identity.is_some(), self.sas_broker.is_some()]);
+        if given.filter(|g| *g).count() != 1 {
+            return Err(setting("key", "set one of key, sas, connection_string, identity and sas_broker"));
+        }
         let (key, auth) = match (&self.key, &self.sas, &self.connection_string) {
             (Some(key), None, None) => ("key", Auth::Key(key.clone())),
             (None, Some(sas), None) => ("sas", Auth::Sas(sas.clone())),
@@ -213,7 +227,17 @@ impl BlobConfig {
                 place.suffix = place.suffix.or(parts.suffix.as_deref());
                 ("connection_string", Auth::ConnectionString(reference.clone()))
             }
-            _ => return Err(setting("key", "set one of key, sas and connection_string")),
+            _ => match (&self.identity, &self.sas_broker) {
+                (Some(identity), _) => {
+                    let tokens = Tokens::new(identity, client.clone());
+                    ("identity", Auth::Identity(Box::new(tokens.map_err(|why| setting("identity", why))?)))
+                }
+                (None, Some(broker)) => {
+                    let broker = Broker::new(broker, client.clone());
+                    ("sas_broker", Auth::Broker(Box::new(broker.map_err(|why| setting("sas_broker", why))?)))
+                }
+                (None, None) => return Err(setting("key", "credentials are needed")),
+            },
         };
         if key == "key" && place.account.is_empty() {
             return Err(setting("account", "it is needed with key"));

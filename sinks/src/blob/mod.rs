@@ -30,9 +30,11 @@
 mod account;
 mod api;
 mod auth;
+mod broker;
 mod config;
 mod error;
 mod sign;
+mod token;
 mod upload;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +44,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use tidegate_proto::ids::SinkId;
 
 use self::api::Api;
+pub use self::broker::BrokerConfig;
 pub use self::config::{BlobConfig, BlobError, Profile};
+pub use self::token::{IdentityConfig, IdentityKind};
 use crate::http::{Client, HttpContext};
 use crate::layout::Layout;
 use crate::{BatchLimits, BoxFuture, DeliverError, Delivered, Object, Sink, SinkBatch};
@@ -82,7 +86,7 @@ impl BlobSink {
         let limits = config.batch.over(own)?;
         let layout = Layout::new(&config.layout, config.format, config.compression)?;
         let client = Client::new(&config.http, ctx)?;
-        let (target, auth) = config.target(&client, ctx)?;
+        let (target, auth) = config.target(&client)?;
         Ok(BlobSink {
             id: id.clone(),
             layout,

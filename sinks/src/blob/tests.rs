@@ -10,6 +10,7 @@ use crate::testing::{Canned, CannedServer, Seen, batch, batch_of};
 mod azurite;
 mod replies;
 mod settings;
+mod tokens;
 
 pub(super) const KEY: &str = "c2VjcmV0a2V5";
 

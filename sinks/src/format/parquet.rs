@@ -13,6 +13,7 @@
 //! | `opcode_name`, `task_name`, `message`, `decoder` | string | |
 //! | `fields`, `ext` | JSON | as in the JSON Lines |
 //! | `raw` | binary | the payload that no schema explained |
+//! | `sample_ppm` | uint32 | of a million such events so many were kept; null = all |
 //!
 //! Columns are only ever added, at the end. Written with the low-level interface: neither Arrow
 //! nor reflection is needed for a fixed table.
@@ -64,6 +65,7 @@ const SCHEMA: &str = "message tidegate {
     required binary fields (JSON);
     optional binary ext (JSON);
     optional binary raw;
+    optional int32 sample_ppm (INTEGER(32,false));
 }";
 
 /// A column's values: those that are there, and for optional ones which rows have one.
@@ -175,6 +177,7 @@ fn row(seq: Seq, event: EventRef<'_>) -> Vec<Cell> {
         Cell::Bytes(fields),
         Cell::MaybeBytes(ext),
         Cell::MaybeBytes((!event.raw().is_empty()).then(|| event.raw().to_vec())),
+        Cell::MaybeInt((head.sample_ppm != 0).then_some(head.sample_ppm.cast_signed())),
     ]
 }
 

@@ -11,6 +11,7 @@ pub mod tls;
 
 use std::error::Error as _;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,7 +21,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 pub use reqwest::{Method, Url, header};
 use serde::Deserialize;
 
-use self::pins::{PinMiss, PinMonitor};
+use self::pins::{PinMiss, PinMonitor, PinSet};
 use self::tls::{TlsConfig, TlsError};
 use crate::Clock;
 use crate::secret::{SecretError, SecretRef};
@@ -135,7 +136,7 @@ pub enum HttpError {
     /// No pin in the verified chain.
     #[error(transparent)]
     Pin(PinMiss),
-    /// Pins are set, and the address is not `https`.
+    /// Pins are set for the host, and the address is not `https`.
     #[error("{0}: pins are set, but the address is not https")]
     Insecure(String),
     /// No answer in time.
@@ -272,7 +273,7 @@ pub struct Client {
     inner: reqwest::Client,
     timeout: Duration,
     reply_max: usize,
-    pinned: bool,
+    pins: Arc<[PinSet]>,
     clock: Clock,
 }
 
@@ -327,7 +328,7 @@ impl Client {
             inner,
             timeout: config.timeout.0,
             reply_max: usize::try_from(config.reply_max.0).unwrap_or(usize::MAX),
-            pinned: !config.tls.pins.is_empty(),
+            pins: config.tls.pins.clone().into(),
             clock: ctx.clock.clone(),
         })
     }
@@ -347,7 +348,7 @@ impl Client {
     /// The request may have had its effect.
     pub async fn send(&self, request: Request) -> Result<Reply, HttpError> {
         let host = request.url.host_str().unwrap_or_default().to_owned();
-        if self.pinned && request.url.scheme() != "https" {
+        if request.url.scheme() != "https" && self.pins.iter().any(|set| set.fits(&host)) {
             return Err(HttpError::Insecure(host));
         }
         let end = tokio::time::Instant::now() + self.timeout;

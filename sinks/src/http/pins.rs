@@ -122,7 +122,7 @@ impl PinSet {
         })
     }
 
-    fn fits(&self, host: &str) -> bool {
+    pub(super) fn fits(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let pattern = self.host.to_ascii_lowercase();
         match pattern.strip_prefix('*') {

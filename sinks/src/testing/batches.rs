@@ -76,6 +76,7 @@ fn write(events: &mut Batch, schemas: &[Arc<Schema>], n: u64) {
         cpu: 1,
         activity: [(n % 5) as u8; 16],
         telemetry_level: Some(level),
+        sample_ppm: if n.is_multiple_of(10) { 250_000 } else { 0 },
         ..Head::default()
     };
     let mut event = events.begin(&schemas[kind], head);

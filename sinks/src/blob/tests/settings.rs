@@ -22,6 +22,15 @@ fn mistakes_name_the_setting_and_never_the_secret() {
         ("container = \"logs\"", "set one of"),
         ("container = \"logs\"\naccount = \"a\"\nkey = \"secret!\"", "key"),
         ("container = \"logs\"\nkey = \"c2VjcmV0\"", "account"),
+        ("container = \"logs\"\naccount = \"a\"\n[identity]\nkind = \"client-secret\"", "client_id"),
+        (
+            "container = \"logs\"\naccount = \"a\"\n[identity]\nkind = \"client-secret\"\nclient_id = \"i\"\ntenant_id = \"t\"",
+            "client_secret",
+        ),
+        (
+            "container = \"logs\"\naccount = \"a\"\n[sas_broker]\nurl = \"ftp://b\"\nhost = \"h\"",
+            "sas_broker",
+        ),
         ("container = \"logs\"\naccount = \"a\"\nkey = \"c2VjcmV0\"\nsas = \"sig=secret\"", "set one of"),
         ("container = \"logs\"\naccount = \"a\"\nsas = \"no signature secret\"", "SAS"),
         ("container = \"logs\"\nconnection_string = \"AccountName=a;secret\"", "connection"),
@@ -47,7 +56,10 @@ fn mistakes_name_the_setting_and_never_the_secret() {
         let told = build(text).err().unwrap_or_else(|| panic!("{text} is taken"));
         assert!(told.contains(word), "{text}: {told}");
         // the parser of the file quotes the line that it cannot read; ours do not
-        assert!(word == "colour" || word == "container" || !told.contains("secret"), "{told}");
+        assert!(
+            word == "client_secret" || word == "colour" || word == "container" || !told.contains("secret"),
+            "{told}"
+        );
         assert!(!told.contains("c2VjcmV0") || word == "colour" || word == "container", "{told}");
     }
 }

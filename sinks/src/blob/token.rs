@@ -1,0 +1,286 @@
+//! Bearer tokens of Microsoft Entra ID (or AD FS, on an Azure Stack Hub): managed identity,
+//! workload identity, client secret.
+//!
+//! | `identity.kind` | where the token comes from |
+//! |---|---|
+//! | `managed` | the machine's metadata service, `169.254.169.254` (or the one that `IDENTITY_ENDPOINT` names) |
+//! | `workload` | the authority, for the token in `AZURE_FEDERATED_TOKEN_FILE` (Kubernetes) |
+//! | `client-secret` | the authority, for a secret |
+//!
+//! A token is kept until shortly before its end; one request at a time renews it. A token that
+//! the service refuses is given up, so that the next attempt gets another.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use crate::DeliverError;
+use crate::http::classify::{self, BadReply, Class};
+use crate::http::{Client, Method, Request, Url, redact};
+use crate::secret::{Secret, SecretRef};
+
+/// A token is renewed so long before its end.
+const MARGIN: Duration = Duration::from_secs(300);
+const RESOURCE: &str = "https://storage.azure.com/";
+const AUTHORITY: &str = "https://login.microsoftonline.com";
+const METADATA: &str = "http://169.254.169.254/metadata/identity/oauth2/token";
+
+/// `[….identity]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityConfig {
+    /// `kind`: `managed`, `workload` or `client-secret`.
+    pub kind: IdentityKind,
+    /// `client_id`: of a user-assigned identity, or of the application. For `workload` default:
+    /// `AZURE_CLIENT_ID`.
+    #[serde(default)]
+    pub client_id: Option<String>,
+    /// `tenant_id`: of the application; `adfs` for AD FS. For `workload` default:
+    /// `AZURE_TENANT_ID`.
+    #[serde(default)]
+    pub tenant_id: Option<String>,
+    /// `client_secret`: a secret's reference.
+    #[serde(default)]
+    pub client_secret: Option<SecretRef>,
+    /// `token_file`: of a workload. Default: `AZURE_FEDERATED_TOKEN_FILE`. Read at each renewal.
+    #[serde(default)]
+    pub token_file: Option<String>,
+    /// `authority`: who gives tokens. Default: `AZURE_AUTHORITY_HOST`, or Azure's public cloud.
+    #[serde(default)]
+    pub authority: Option<String>,
+    /// `resource`: what the token is for. Default: `https://storage.azure.com/`.
+    #[serde(default)]
+    pub resource: Option<String>,
+    /// `endpoint`: the metadata service of a managed identity. Default: `IDENTITY_ENDPOINT`, or
+    /// the machine's own.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+}
+
+/// Where tokens come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdentityKind {
+    /// The machine has an identity.
+    Managed,
+    /// The pod has one.
+    Workload,
+    /// An application has one.
+    ClientSecret,
+}
+
+#[derive(Debug)]
+enum From {
+    /// Endpoint, and the secret that it wants (`IDENTITY_HEADER`).
+    Managed {
+        url: Url,
+        header: Option<Secret<String>>,
+    },
+    Workload {
+        file: SecretRef,
+    },
+    ClientSecret {
+        secret: SecretRef,
+    },
+}
+
+/// Gets tokens and keeps them.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    client: Client,
+    from: From,
+    client_id: String,
+    authority: Option<Url>,
+    resource: String,
+    kept: Mutex<Option<Kept>>,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    token: Secret<String>,
+    until: SystemTime,
+}
+
+/// An answer that is no token. Holds none.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} did not answer with a token")]
+struct NoToken(String);
+
+#[derive(Deserialize)]
+struct Answer {
+    access_token: String,
+    /// Seconds, as number or text.
+    expires_in: serde_json::Value,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error: Option<serde_json::Value>,
+    error_description: Option<String>,
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
+}
+
+impl Tokens {
+    /// Reads settings and environment; asks nobody yet. What is wrong is told in words.
+    pub fn new(config: &IdentityConfig, client: Client) -> Result<Tokens, String> {
+        let need = |value: Option<String>, key: &str| {
+            value.ok_or_else(|| format!("{key} is needed for this kind of identity"))
+        };
+        let parse = |text: &str, key: &str| -> Result<Url, String> {
+            let url: Option<Url> = text.parse().ok();
+            let plain = |u: &Url| {
+                matches!(u.scheme(), "http" | "https") && u.username().is_empty() && u.password().is_none()
+            };
+            url.filter(plain)
+                .ok_or_else(|| format!("{key} is no http or https URL without user and password"))
+        };
+        let resource = config.resource.clone().unwrap_or_else(|| RESOURCE.to_owned());
+        if config.kind == IdentityKind::Managed {
+            let named = environment("IDENTITY_ENDPOINT");
+            let header = named.is_some().then(|| environment("IDENTITY_HEADER")).flatten().map(Secret::new);
+            let url = config.endpoint.clone().or(named).unwrap_or_else(|| METADATA.to_owned());
+            let from = From::Managed { url: parse(&url, "endpoint")?, header };
+            let client_id = config.client_id.clone().unwrap_or_default();
+            return Ok(Tokens { client, from, client_id, authority: None, resource, kept: Mutex::default() });
+        }
+        let workload = config.kind == IdentityKind::Workload;
+        let other = |name: &str| workload.then(|| environment(name)).flatten();
+        let client_id = need(config.client_id.clone().or_else(|| other("AZURE_CLIENT_ID")), "client_id")?;
+        let tenant = need(config.tenant_id.clone().or_else(|| other("AZURE_TENANT_ID")), "tenant_id")?;
+        let authority = config.authority.clone().or_else(|| environment("AZURE_AUTHORITY_HOST"));
+        let mut authority = parse(authority.as_deref().unwrap_or(AUTHORITY), "authority")?;
+        if let Ok(mut path) = authority.path_segments_mut() {
+            path.pop_if_empty().push(&tenant).push("oauth2");
+            // AD FS and the first version take a resource; the second a scope
+            if tenant != "adfs" {
+                path.push("v2.0");
+            }
+            path.push("token");
+        }
+        let from = if workload {
+            let file = config.token_file.clone().or_else(|| other("AZURE_FEDERATED_TOKEN_FILE"));
+            From::Workload { file: SecretRef::File(need(file, "token_file")?.into()) }
+        } else {
+            let secret = config.client_secret.clone();
+            From::ClientSecret { secret: secret.ok_or("client_secret is needed for this kind of identity")? }
+        };
+        let authority = Some(authority);
+        Ok(Tokens { client, from, client_id, authority, resource, kept: Mutex::default() })
+    }
+
+    /// A token that holds for some minutes, and whether it was there already.
+    pub async fn token(&self) -> Result<(Secret<String>, bool), DeliverError> {
+        let mut kept = self.kept.lock().await;
+        let now = self.client.clock().now();
+        if let Some(k) = kept.as_ref().filter(|k| k.until > now + MARGIN) {
+            return Ok((k.token.clone(), true));
+        }
+        let fresh = self.fetch(now).await?;
+        let token = fresh.token.clone();
+        *kept = Some(fresh);
+        Ok((token, false))
+    }
+
+    /// Gives up a token that the service has refused.
+    pub async fn give_up(&self) {
+        *self.kept.lock().await = None;
+    }
+
+    async fn fetch(&self, now: SystemTime) -> Result<Kept, DeliverError> {
+        let request = self.request()?;
+        let destination = redact(request.url.as_str());
+        let reply = self.client.send(request).await?;
+        let body = reply.body.bytes();
+        if !(200..=299).contains(&reply.status) {
+            let said = serde_json::from_slice::<Refusal>(body).ok();
+            let text = said
+                .map(|r| {
+                    let code = r.error.as_ref().and_then(|e| e.as_str()).unwrap_or_default().to_owned();
+                    format!("{code} {}", r.error_description.unwrap_or_default())
+                })
+                .unwrap_or_default();
+            let source = Box::new(BadReply::new(&destination, reply.status, text.trim()));
+            let after = reply.header("retry-after").and_then(|v| classify::retry_after(v, now));
+            // the authority says 400 of wrong credentials (RFC 6749, section 5.2)
+            return Err(match classify::status(reply.status) {
+                Class::Stop | Class::Refused => DeliverError::Stop {
+                    advice: "check the identity: kind, client_id, tenant_id and its secret or token file, \
+                             and that this machine has one"
+                        .to_owned(),
+                    source,
+                },
+                _ => DeliverError::Retry { after, source },
+            });
+        }
+        let no_token = || DeliverError::Retry { after: None, source: Box::new(NoToken(destination.clone())) };
+        let answer: Answer = serde_json::from_slice(body).map_err(|_| no_token())?;
+        let seconds = match &answer.expires_in {
+            serde_json::Value::Number(n) => n.as_u64(),
+            serde_json::Value::String(s) => s.parse().ok(),
+            _ => None,
+        };
+        let seconds = seconds.ok_or_else(no_token)?.min(86_400);
+        let usable = |b: u8| b.is_ascii_graphic();
+        if answer.access_token.is_empty() || !answer.access_token.bytes().all(usable) {
+            return Err(no_token());
+        }
+        Ok(Kept { token: Secret::new(answer.access_token), until: now + Duration::from_secs(seconds) })
+    }
+
+    fn request(&self) -> Result<Request, DeliverError> {
+        let wrong = |e: crate::secret::SecretError| DeliverError::Stop {
+            advice: "mend the secret or token file of the identity".to_owned(),
+            source: Box::new(e),
+        };
+        if let From::Managed { url, header } = &self.from {
+            let mut url = url.clone();
+            let version = if header.is_some() { "2019-08-01" } else { "2018-02-01" };
+            url.query_pairs_mut().append_pair("api-version", version).append_pair("resource", &self.resource);
+            if !self.client_id.is_empty() {
+                url.query_pairs_mut().append_pair("client_id", &self.client_id);
+            }
+            let request = Request::new(Method::GET, url);
+            return Ok(match header {
+                Some(secret) => request.secret_header("x-identity-header", secret.expose())?,
+                None => request.header("metadata", "true")?,
+            });
+        }
+        // a URL's query is the encoding of forms
+        let mut form: Url = "http://form/"
+            .parse()
+            .map_err(|_| DeliverError::Retry { after: None, source: Box::new(NoToken("form".to_owned())) })?;
+        let url = self.authority.clone().unwrap_or_else(|| form.clone());
+        let first_version = !url.path().contains("/v2.0/");
+        {
+            let mut pairs = form.query_pairs_mut();
+            pairs.append_pair("grant_type", "client_credentials").append_pair("client_id", &self.client_id);
+            if first_version {
+                pairs.append_pair("resource", &self.resource);
+            } else {
+                pairs.append_pair("scope", &format!("{}/.default", self.resource.trim_end_matches('/')));
+            }
+            match &self.from {
+                From::Workload { file } => {
+                    let token = file.resolve().map_err(wrong)?;
+                    pairs
+                        .append_pair(
+                            "client_assertion_type",
+                            "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+                        )
+                        .append_pair("client_assertion", token.expose());
+                }
+                From::ClientSecret { secret } => {
+                    pairs.append_pair("client_secret", secret.resolve().map_err(wrong)?.expose());
+                }
+                From::Managed { .. } => {}
+            }
+        }
+        let body = form.query().unwrap_or_default().to_owned();
+        let request = Request::new(Method::POST, url);
+        Ok(request.header("content-type", "application/x-www-form-urlencoded")?.body(body))
+    }
+}

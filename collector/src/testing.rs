@@ -32,16 +32,21 @@ pub fn schema() -> Arc<Schema> {
 
 /// Appends event `n` of a telemetry level.
 pub fn push(batch: &mut Batch, n: u64, level: u8) {
-    push_sized(batch, n, level, 10);
+    push_text(batch, n, level, &format!("text of level {level}"));
 }
 
 /// Appends event `n` with a text of `len` bytes.
 pub fn push_sized(batch: &mut Batch, n: u64, level: u8, len: usize) {
+    push_text(batch, n, level, &"x".repeat(len));
+}
+
+/// Appends event `n` with a text.
+pub fn push_text(batch: &mut Batch, n: u64, level: u8, text: &str) {
     let time_ns = i64::try_from(n).unwrap();
     let head = Head { time_ns, keyword: 1 << level, ..Head::default() };
     let mut event = batch.begin(&schema(), head);
     event.value(0, Format::Default, ValueRef::U64(n));
-    event.value(1, Format::Default, ValueRef::Str(&"x".repeat(len)));
+    event.value(1, Format::Default, ValueRef::Str(text));
     event.finish();
 }
 

@@ -7,7 +7,7 @@ use tidegate_proto::batch::Batch;
 use tidegate_proto::ids::{Seq, SeqRange};
 use tidegate_proto::level::{LossReason, TelemetryLevel};
 use tidegate_proto::wire::{BlockReader, SchemaInterner, WireError};
-use tidegate_ring::{PerLevel, ReadLimit, Ring, RingError, StoredBlock};
+use tidegate_ring::{Hole, PerLevel, ReadLimit, Ring, RingError, StoredBlock};
 use tidegate_sinks::{BatchLimits, Origin, SinkBatch};
 
 use super::filter::Filter;
@@ -24,6 +24,8 @@ pub(super) struct Ahead {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fetched {
     pub blocks: Vec<Ahead>,
+    /// What is missing from it.
+    pub holes: Vec<Hole>,
     /// Every place up to here is in a block or empty.
     pub end: Seq,
 }
@@ -54,7 +56,8 @@ pub(super) fn fetch(
     known: &mut SchemaInterner,
 ) -> Result<Fetched, FetchError> {
     let read = ring.read(after, limit)?;
-    let mut out = Fetched { blocks: Vec::with_capacity(read.blocks.len()), end: read.end };
+    let blocks = Vec::with_capacity(read.blocks.len());
+    let mut out = Fetched { blocks, holes: read.holes, end: read.end };
     for block in read.blocks {
         let range = block.range;
         let reader = BlockReader::new(&block.data, known).map_err(|source| Unreadable { range, source })?;

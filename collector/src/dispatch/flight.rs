@@ -263,7 +263,7 @@ fn works(shared: &Shared) {
 }
 
 /// An error with what is beneath it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(e) = next {

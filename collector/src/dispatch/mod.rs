@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use crate::clock::now_ns;
 use crate::config::{FilterConfig, Order, RetryConfig};
@@ -45,7 +45,7 @@ pub use filter::Filter;
 use flight::{Job, Landing, Shared, fly};
 use limits::{Bucket, Window};
 use retry::{Backoff, Chance, Xorshift};
-pub use stats::Stats;
+pub use stats::{Missed, Stats};
 
 /// How a sink is served.
 #[derive(Clone, Debug, Default)]
@@ -203,9 +203,10 @@ impl Dispatcher {
     pub async fn run(mut self) {
         let mut flights: JoinSet<Landing> = JoinSet::new();
         let mut under_way: HashMap<Id, SeqRange> = HashMap::new();
+        let asked = tokio::spawn(ask(Arc::clone(&self.shared)));
         let mut state = self.shared.ring.watch();
         let mut in_force = self.shared.in_force.clone();
-        loop {
+        'serve: loop {
             let now = state.borrow_and_update().clone();
             let may = {
                 let f = in_force.borrow_and_update();
@@ -220,7 +221,7 @@ impl Dispatcher {
                         under_way.insert(flights.spawn(fly(shared, job)).id(), range);
                     }
                     Ok(None) => break,
-                    Err(FetchError::Ring(RingError::Closed)) => return,
+                    Err(FetchError::Ring(RingError::Closed)) => break 'serve,
                     Err(e) => {
                         let text = e.to_string();
                         if self.shared.stats.hold(Some(&text)) {
@@ -237,7 +238,7 @@ impl Dispatcher {
             self.shared.waiting(self.claims.left(now.durable) + taken);
             let idle = flights.is_empty() && (self.jobs.is_empty() || !may);
             if phase == Phase::Finish && idle && (self.claims.cover(now.durable) || !may) {
-                return;
+                break;
             }
             let wake = match (pause, self.due) {
                 (Some(pause), _) => Some(pause),
@@ -261,6 +262,7 @@ impl Dispatcher {
                 () = at(wake) => {}
             }
         }
+        asked.abort();
         // what is under way stays planned and is sent again with the same bounds
         flights.shutdown().await;
     }
@@ -332,7 +334,10 @@ impl Dispatcher {
                 taken.push(block);
             }
         }
-        self.ahead = (last, Fetched { blocks: rest, end: end.max(last) });
+        let (gone, holes): (Vec<_>, Vec<_>) =
+            fetched.holes.into_iter().partition(|h| h.range.first() <= last);
+        gone.iter().filter(|h| h.range.first() >= range.first()).for_each(|h| self.shared.stats.missed(h));
+        self.ahead = (last, Fetched { blocks: rest, holes, end: end.max(last) });
         Ok(Some(Job { range, blocks: Some(taken) }))
     }
 
@@ -370,7 +375,20 @@ impl Dispatcher {
         }
         self.ahead.1.end = read.end;
         self.ahead.1.blocks.extend(read.blocks);
+        self.ahead.1.holes.extend(read.holes);
         Ok(())
+    }
+}
+
+/// Asks the far side whether deliveries could work, and says so if not.
+async fn ask(shared: Arc<Shared>) {
+    let limit = shared.sink.limits().timeout;
+    match tokio::time::timeout(limit, shared.sink.check()).await {
+        Ok(Ok(())) => debug!(sink = %shared.id, "the far side is ready"),
+        Ok(Err(e)) => {
+            warn!(sink = %shared.id, error = %flight::chain(&e), "the far side is not ready, events wait")
+        }
+        Err(_) => warn!(sink = %shared.id, "the far side gives no answer, events wait"),
     }
 }
 

@@ -1,5 +1,10 @@
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use tidegate_proto::ids::Seq;
+use tidegate_proto::level::LossReason;
+use tidegate_ring::Hole;
 
 use crate::pipeline::SinkProgress;
 
@@ -15,6 +20,18 @@ pub struct Stats {
     pub(super) waiting: AtomicU64,
     last_ns: AtomicI64,
     held: Mutex<Option<String>>,
+    missed: Mutex<BTreeMap<LossReason, Missed>>,
+}
+
+/// Events that went from the ring before the sink had them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// How many.
+    pub events: u64,
+    /// The lowest of their places.
+    pub first: Seq,
+    /// The highest.
+    pub last: Seq,
 }
 
 impl Stats {
@@ -34,6 +51,21 @@ impl Stats {
             *held = why.map(str::to_owned);
         }
         news
+    }
+
+    pub(super) fn missed(&self, hole: &Hole) {
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, last) = (hole.range.first(), hole.range.last());
+        let all = missed.entry(hole.reason).or_insert(Missed { events: 0, first, last });
+        all.events += hole.events;
+        all.first = all.first.min(first);
+        all.last = all.last.max(last);
+    }
+
+    /// What was missed since the last call, by reason.
+    #[must_use]
+    pub fn take_missed(&self) -> BTreeMap<LossReason, Missed> {
+        std::mem::take(&mut *self.missed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// As it stands.

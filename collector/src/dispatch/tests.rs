@@ -358,7 +358,7 @@ async fn events_evicted_before_they_were_planned_count_once() {
     let options_small = RingOptions { bound_bytes: RingOptions::MIN_BOUND, ..RingOptions::default() };
     let mut bench = Bench::with(options_small);
     let sink = Fake::new("s", |_, _| Answer::TakeAfter(Duration::from_millis(300)));
-    bench.serve(&sink, options());
+    let stats = bench.serve(&sink, options());
     for tag in 0..200 {
         let made = sized_block(&[2; 4], tag, 64 << 10);
         bench.ring.append(group(vec![made])).await.unwrap().await.unwrap();
@@ -369,6 +369,8 @@ async fn events_evicted_before_they_were_planned_count_once() {
     assert_eq!(account.held, [0; 4]);
     assert!(account.lost[&LossReason::Evicted][2] > 0, "{account:?}");
     assert_eq!(account.delivered[2] + account.lost[&LossReason::Evicted][2], 800);
+    let missed = stats.take_missed()[&LossReason::Evicted];
+    assert!(missed.events > 0 && missed.events <= account.lost[&LossReason::Evicted][2], "{missed:?}");
 }
 
 #[tokio::test(start_paused = true)]

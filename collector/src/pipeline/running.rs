@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tidegate_proto::batch::Batch;
 use tidegate_proto::level::DropReason;
+use tidegate_proto::own::{Gap, push_gap};
 use tidegate_ring::{Account, Ring, RingError};
 use tidegate_sources::{Outlet, Source, SourceEnd, SourceError};
 use tokio::sync::watch;
@@ -413,6 +414,25 @@ async fn close(shared: &Arc<Shared>, mut sources: Vec<SourceSummary>) -> Result<
     })
 }
 
+/// What went from the ring before a sink had it, as gap events for the far side.
+fn gaps(shared: &Shared) -> Batch {
+    let mut batch = Batch::new();
+    for (name, stats) in &shared.stats {
+        for (reason, missed) in stats.take_missed() {
+            let gap = Gap {
+                origin: format!("ring, sink {name}"),
+                reason: reason.as_str().to_owned(),
+                events: Some(missed.events),
+                detail: format!("between places {} and {}", missed.first, missed.last),
+                offset: None,
+                time_ns: now_ns(),
+            };
+            push_gap(&mut batch, &gap);
+        }
+    }
+    batch
+}
+
 /// Checks the account while it runs, and sends the collector's own events where they are wanted.
 async fn tell_about_itself(shared: Arc<Shared>, own: Option<(Outlet, Duration)>, stop: CancellationToken) {
     let mut in_force = shared.control.watch();
@@ -443,6 +463,12 @@ async fn tell_about_itself(shared: Arc<Shared>, own: Option<(Outlet, Duration)>,
                 if let Some(why) = account.ok().and_then(|a| a.check().err()) {
                     error!(%why, "the account does not close");
                     shared.alarm(format!("the account does not close: {why}"));
+                }
+                if let Some(outlet) = &outlet {
+                    let gaps = gaps(&shared);
+                    if !gaps.is_empty() {
+                        let _ = outlet.send(gaps, Vec::new()).await;
+                    }
                 }
             }
             changed = in_force.changed() => {

@@ -1,8 +1,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_proto::level::{DropReason, LossReason, TelemetryLevel};
-use tidegate_ring::{Chain, MemoryRing, Ring, RingOptions};
+use tidegate_ring::{
+    Account, AppendError, Chain, ChainEntry, Cursor, MemoryRing, PurgeRule, Purged, ReadLimit, Ring,
+    RingError, RingOptions, Settlement, StartAt, State, Status, Ticket,
+};
+use tokio::sync::watch;
 
 use super::*;
 use crate::control::Who;
@@ -69,31 +74,91 @@ async fn a_failing_sink_gets_all_in_the_end_and_holds_up_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_stopped_run_leaves_the_next_one_delivers() {
-    let ring = ring();
+    let ring: Arc<dyn Ring> = Arc::new(NeverClosed(MemoryRing::new(RingOptions::default())));
     let away = Fake::new("s", |_, _| Answer::Fail(retry()));
-    let source = Counting { pause: Duration::from_millis(10), ..Counting::new(0, 100_000) };
-    let mut first = parts(&ring, source, &[&away]);
+    let source = || Counting { pause: Duration::from_millis(10), ..Counting::new(0, 100_000) };
+    let mut first = parts(&ring, source(), &[&away]);
     first.options.until = Until::Stopped;
     let running = Pipeline::start(first).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(running.progress().sources_running == 1);
-    // a ring that stays open for the second run
     let handle = running.handle();
     assert!(handle.progress().sinks["s"].failures > 0);
     let begun = tokio::time::Instant::now();
     handle.stop(Duration::from_secs(3));
-    let kept = Keeps(Arc::clone(&ring));
     let summary = running.wait().await.unwrap();
     assert!(begun.elapsed() <= Duration::from_secs(4), "{:?}", begun.elapsed());
     let read = summary.run.read;
     assert!(read > 0 && read < 100_000, "{read}");
     assert_eq!(summary.run.sinks.values().next().unwrap().held.iter().sum::<u64>(), read);
     assert!(!summary.complete() && summary.account_error.is_none());
-    drop(kept);
+    let back = Fake::fine("s");
+    let next = parts(&ring, Counting { pause: Duration::ZERO, ..source().resumed(&*ring) }, &[&back]);
+    let summary = Pipeline::start(next).await.unwrap().wait().await.unwrap();
+    assert_eq!(back.numbers(), (0..100_000).collect::<Vec<_>>(), "each once, over both runs");
+    assert!(summary.complete() && summary.total.read == 100_000, "{summary}");
 }
 
-/// Only here to say that the ring outlives the run.
-struct Keeps(#[allow(dead_code)] Arc<dyn Ring>);
+/// A ring in memory that outlives its runs.
+#[derive(Debug)]
+struct NeverClosed(MemoryRing);
+
+impl Ring for NeverClosed {
+    fn append(
+        &self,
+        group: tidegate_ring::Group,
+    ) -> tidegate_ring::BoxFuture<'_, Result<Ticket, AppendError>> {
+        self.0.append(group)
+    }
+    fn attach(&self, sink: &SinkId, start: StartAt) -> Result<Cursor, RingError> {
+        self.0.attach(sink, start)
+    }
+    fn detach(&self, sink: &SinkId) -> Result<(), RingError> {
+        self.0.detach(sink)
+    }
+    fn read(&self, after: Seq, limit: ReadLimit) -> Result<tidegate_ring::Read, RingError> {
+        self.0.read(after, limit)
+    }
+    fn plan(&self, sink: &SinkId, range: SeqRange) -> Result<(), RingError> {
+        self.0.plan(sink, range)
+    }
+    fn settle(&self, sink: &SinkId, range: SeqRange, outcome: &Settlement) -> Result<Cursor, RingError> {
+        self.0.settle(sink, range, outcome)
+    }
+    fn split(&self, sink: &SinkId, range: SeqRange, at: Seq) -> Result<(), RingError> {
+        self.0.split(sink, range, at)
+    }
+    fn source_position(&self, source: &str) -> Option<Vec<u8>> {
+        self.0.source_position(source)
+    }
+    fn purge(&self, rule: &dyn PurgeRule) -> Result<Purged, RingError> {
+        self.0.purge(rule)
+    }
+    fn chain_append(&self, chain: Chain, data: &[u8]) -> Result<ChainEntry, RingError> {
+        self.0.chain_append(chain, data)
+    }
+    fn chain_read(&self, chain: Chain, from: u64, most: usize) -> Result<Vec<ChainEntry>, RingError> {
+        self.0.chain_read(chain, from, most)
+    }
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, RingError> {
+        self.0.get(key)
+    }
+    fn put(&self, key: &str, value: Option<&[u8]>) -> Result<(), RingError> {
+        self.0.put(key, value)
+    }
+    fn account(&self) -> Account {
+        self.0.account()
+    }
+    fn status(&self) -> Status {
+        self.0.status()
+    }
+    fn watch(&self) -> watch::Receiver<State> {
+        self.0.watch()
+    }
+    fn close(&self) -> Result<(), RingError> {
+        Ok(())
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn lowering_the_level_purges_before_anything_more_is_sent() {
@@ -111,8 +176,7 @@ async fn lowering_the_level_purges_before_anything_more_is_sent() {
     let control = Arc::clone(handle.control());
     open.store(true, std::sync::atomic::Ordering::Relaxed);
     control.set_level(Some(TelemetryLevel::Basic), &Who("test".into())).await.unwrap();
-    let held = ring
-        .read(tidegate_proto::ids::Seq::ZERO, tidegate_ring::ReadLimit { bytes: u64::MAX, events: u64::MAX });
+    let held = ring.read(Seq::ZERO, ReadLimit { bytes: u64::MAX, events: u64::MAX });
     for block in held.unwrap().blocks {
         assert_eq!(
             block.class,
@@ -180,4 +244,78 @@ async fn the_collector_tells_about_itself_on_the_same_way() {
     assert_eq!(own, 1, "the settings begin with a text");
     assert_eq!(summary.run.read as usize, sink.numbers().len());
     assert!(summary.account_error.is_none());
+}
+
+/// How often a text is in the files of a folder.
+fn grep(folder: &std::path::Path, text: &[u8]) -> usize {
+    let mut found = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found += grep(&path, text);
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            found += bytes.windows(text.len()).filter(|w| *w == text).count();
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_above_a_lowered_level_is_left_in_the_files_of_the_ring() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = RingOptions {
+        compression: tidegate_ring::Compression::None,
+        commit_delay: Duration::from_millis(2),
+        ..RingOptions::default()
+    };
+    let ring = tidegate_ring::SledRing::open(&dir.path().join("ring"), options).unwrap();
+    let ring: Arc<dyn Ring> = Arc::new(ring);
+    let away = Fake::new("s", |_, _| Answer::Fail(retry()));
+    let source = Counting { levels: vec![1, 2, 3], ..Counting::new(0, 3000) };
+    let mut p = parts(&ring, source, &[&away]);
+    p.options.level = Some(TelemetryLevel::Full);
+    let running = Pipeline::start(p).await.unwrap();
+    while running.progress().stored < 3000 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(grep(dir.path(), b"text of level 3") > 0 && grep(dir.path(), b"text of level 2") > 0);
+    let who = Who("test".into());
+    running.handle().control().set_level(Some(TelemetryLevel::Basic), &who).await.unwrap();
+    assert_eq!(grep(dir.path(), b"text of level 3"), 0);
+    assert_eq!(grep(dir.path(), b"text of level 2"), 0);
+    assert!(grep(dir.path(), b"text of level 1") > 0);
+    let summary = running.stop(Duration::ZERO).await.unwrap();
+    assert_eq!(summary.run.sinks.values().next().unwrap().lost[&LossReason::Purged], [0, 0, 1000, 1000]);
+    assert_eq!(summary.account_error, None);
+    // and the next start holds to it
+    drop((ring, away));
+    let ring = tidegate_ring::SledRing::open(&dir.path().join("ring"), RingOptions::default()).unwrap();
+    let ring: Arc<dyn Ring> = Arc::new(ring);
+    let back = Fake::fine("s");
+    let mut p = parts(&ring, Counting::new(0, 0), &[&back]);
+    p.options.level = Some(TelemetryLevel::Full);
+    Pipeline::start(p).await.unwrap().wait().await.unwrap();
+    assert_eq!(back.seen.lock().unwrap().levels, [Some(1)].into());
+    assert_eq!(back.numbers().len(), 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_level_lowered_while_nothing_ran_is_carried_through_at_the_start() {
+    let ring = MemoryRing::new(RingOptions::default());
+    let ring: Arc<dyn Ring> = Arc::new(NeverClosed(ring));
+    let away = Fake::new("s", |_, _| Answer::Fail(retry()));
+    let source = Counting { levels: vec![1, 3], ..Counting::new(0, 1000) };
+    let mut p = parts(&ring, source, &[&away]);
+    p.options.level = Some(TelemetryLevel::Full);
+    let running = Pipeline::start(p).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    running.stop(Duration::ZERO).await.unwrap();
+    let back = Fake::fine("s");
+    let mut p = parts(&ring, Counting::new(0, 0), &[&back]);
+    p.options.level = Some(TelemetryLevel::Basic);
+    let running = Pipeline::start(p).await.unwrap();
+    let lost = ring.account().sinks.values().next().unwrap().lost.clone();
+    assert_eq!(lost[&LossReason::Purged], [0, 0, 0, 500], "before anything is sent");
+    running.wait().await.unwrap();
+    assert_eq!(back.numbers().len(), 500);
 }

@@ -45,7 +45,7 @@ const CONFINED: [(&str, &str); 8] = [
 /// Lines a source file may have.
 const LINES: usize = 700;
 /// Files that are longer, with the most they may have: to be lowered, never raised.
-const LONG: [(&str, usize); 1] = [("proto/src/batch.rs", 768)];
+const LONG: &[(&str, usize)] = &[];
 
 fn packages() -> Vec<Value> {
     let output = Command::new(env!("CARGO"))
@@ -125,7 +125,7 @@ fn texts(endings: &[&str]) -> Vec<(String, String)> {
 
 #[test]
 fn source_files_stay_short() {
-    let long = BTreeMap::from(LONG);
+    let long: BTreeMap<&str, usize> = LONG.iter().copied().collect();
     let mut seen = BTreeSet::new();
     for (name, text) in texts(&["rs"]) {
         let (lines, limit) = (text.lines().count(), long.get(name.as_str()).copied().unwrap_or(LINES));
@@ -135,7 +135,7 @@ fn source_files_stay_short() {
         }
     }
     for (name, _) in LONG {
-        assert!(seen.contains(name), "{name} is short enough now: take it off the list");
+        assert!(seen.contains(*name), "{name} is short enough now: take it off the list");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The ring on disk against a plain segment file with a CRC and `fdatasync`, the physical limit
 //! here. Prints tables; `cargo bench --bench ring -- quick` takes seconds, without an argument
-//! about two minutes, `-- endurance` also writes 50 times a ring's size through it.
+//! about two minutes, `-- endurance` only writes 50 times a ring's size through it.
 //!
 //! Not criterion: one measurement is gigabytes long, and what is wanted besides time (bytes
 //! written, memory, time to open) it does not take.
@@ -57,7 +57,15 @@ fn proc(file: &str, field: &str) -> u64 {
     line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }
 
+/// Seconds of processor time that this process has taken, in steps of 10 ms.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = stat.rsplit(')').next().map(|rest| rest.split_whitespace().skip(11).take(2));
+    ticks.into_iter().flatten().filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
 struct Measured {
+    cpu: f64,
     events: f64,
     bytes: f64,
     seconds: f64,
@@ -68,7 +76,7 @@ struct Measured {
 
 fn drive(ring: &dyn Ring, blocks: &[NewBlock], total: u64, a_group: usize) -> Measured {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let written = proc("io", "write_bytes:");
+    let (written, cpu_before) = (proc("io", "write_bytes:"), cpu());
     let begin = Instant::now();
     let (mut events, mut bytes) = (0, 0);
     let mut tickets = Vec::new();
@@ -89,6 +97,7 @@ fn drive(ring: &dyn Ring, blocks: &[NewBlock], total: u64, a_group: usize) -> Me
     let seconds = begin.elapsed().as_secs_f64();
     let stored = ring.status().disk_bytes;
     Measured {
+        cpu: cpu() - cpu_before,
         events: events as f64,
         bytes: bytes as f64,
         seconds,
@@ -99,7 +108,7 @@ fn drive(ring: &dyn Ring, blocks: &[NewBlock], total: u64, a_group: usize) -> Me
 
 /// A plain segment file: 8 MiB a file, CRC32C of each block, `fdatasync` each 4 MiB.
 fn plain(folder: &Path, blocks: &[NewBlock], total: u64) -> Measured {
-    let written = proc("io", "write_bytes:");
+    let (written, cpu_before) = (proc("io", "write_bytes:"), cpu());
     let begin = Instant::now();
     let (mut events, mut bytes, mut unsynced, mut files) = (0, 0u64, 0, 0);
     let mut in_file = u64::MAX;
@@ -131,13 +140,15 @@ fn plain(folder: &Path, blocks: &[NewBlock], total: u64) -> Measured {
     file.sync_data().expect("synced");
     let seconds = begin.elapsed().as_secs_f64();
     let amplification = (proc("io", "write_bytes:") - written) as f64 / bytes as f64;
-    Measured { events: events as f64, bytes: bytes as f64, seconds, amplification, stored: bytes as f64 }
+    let cpu = cpu() - cpu_before;
+    Measured { cpu, events: events as f64, bytes: bytes as f64, seconds, amplification, stored: bytes as f64 }
 }
 
 fn row(name: &str, block: &str, m: &Measured) {
     println!(
-        "| {name} | {block} | {:.2} M | {:.0} | {:.3} | {:.0} |",
+        "| {name} | {block} | {:.2} M | {:.0} | {:.0} | {:.3} | {:.0} |",
         m.events / m.seconds / 1e6,
+        m.cpu * 1e9 / m.events,
         m.bytes / m.seconds / MIB as f64,
         m.amplification,
         m.stored / m.events,
@@ -149,8 +160,10 @@ fn options(compression: Compression) -> RingOptions {
 }
 
 fn append_table(total: u64) {
-    println!("\n| store | block | events/s | MiB/s of payload | written/stored | bytes/event stored |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "\n| store | block | events/s | CPU ns/event | MiB/s of payload | written/stored | bytes/event stored |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     for (name, size, a_group) in [("256 B", 256, 256), ("64 KiB", 64 << 10, 1), ("256 KiB", 256 << 10, 1)] {
         let blocks = blocks(size);
         let total = if size < 4096 { total / 16 } else { total };
@@ -265,8 +278,12 @@ fn settle_latency() {
 fn main() {
     let argument = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
     let quick = argument == "quick";
+    if argument == "endurance" {
+        // alone, so that the memory that it shows is its own
+        return endurance(64 * MIB, 50);
+    }
     append_table(if quick { 128 * MIB } else { 1 << 30 });
     settle_latency();
     open_table(if quick { 128 * MIB } else { 1 << 30 });
-    endurance(if quick { 16 * MIB } else { 64 * MIB }, if argument == "endurance" { 50 } else { 4 });
+    endurance(if quick { 16 * MIB } else { 64 * MIB }, 4);
 }

@@ -6,6 +6,26 @@
 //!  gone│    kept for blob         │  for both   │ queued │ unused
 //! ```
 //! Always: trimmed <= every cursor <= durable < next.
+//!
+//! Two rings keep the same [contract](Ring): [`MemoryRing`], and [`SledRing`] on disk. In the
+//! folder of the latter:
+//!
+//! | file | holds | durable |
+//! |---|---|---|
+//! | `segments/*.seg` | groups: blocks and intake, each whole or not at all; notes, copies of the cursors | when their ticket says so |
+//! | `segments/{a,b}.journal` | cursors, plans, accounts, values, and what the book has to take still | when the call returns |
+//! | `book/` | sled: indexes of closed segments, chains, and all of the above | when the journal turns |
+//! | `segments/*.bad`, `book/damaged-book` | what was found damaged; emptied by a purge | |
+//! | `lock` | nothing: it keeps a second process out | |
+//!
+//! The journal stands before the book since sled 0.34.7 was seen not to open after `kill -9`, about
+//! once in a hundred times. Each part can be made anew from the others: a lost book costs old
+//! entries of chains, a lost book and journal let cursors fall back to the newest note (events
+//! are sent again), a damaged segment costs the events in it, counted as lost.
+//!
+//! Events that go (evicted, expired, purged, damaged) count as lost for each sink that had not
+//! settled them, at once; cursors do not move by it. A sink reads such places as [`Hole`]s, and
+//! passes them by planning and settling a run that holds them, or one behind them.
 #![forbid(unsafe_code)]
 
 mod book;

@@ -68,7 +68,7 @@ impl Default for RingOptions {
             commit_delay: Duration::from_millis(100),
             full: FullPolicy::default(),
             max_age: None,
-            queue_bytes: 16 << 20,
+            queue_bytes: 8 << 20,
             retry: Duration::from_secs(1),
             now: now_ns,
         }

@@ -16,8 +16,9 @@ use crate::group::CheckedBlock;
 use crate::ledger::{Block, Key, Place};
 use crate::{AppendError, Health, Intake, RingError, runs};
 
-/// Frames up to this size are copied together to be written at once.
-const COPY: usize = 512 << 10;
+/// Parts of frames up to this size are copied together to be written at once; copying more costs
+/// more than another call.
+const COPY: usize = 64 << 10;
 /// A note goes into the segments at most so often.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 

@@ -18,8 +18,8 @@
 //! | `segments/*.bad`, `book/damaged-book` | what was found damaged; emptied by a purge | |
 //! | `lock` | nothing: it keeps a second process out | |
 //!
-//! The journal stands before the book since sled 0.34.7 was seen not to open after `kill -9`, about
-//! once in a hundred times. Each part can be made anew from the others: a lost book costs old
+//! The journal stands before the book since sled 0.34.7 was seen, once in some 300 rounds, not to
+//! open after `kill -9`. Each part can be made anew from the others: a lost book costs old
 //! entries of chains, a lost book and journal let cursors fall back to the newest note (events
 //! are sent again), a damaged segment costs the events in it, counted as lost.
 //!

@@ -22,6 +22,12 @@ impl Glob {
         Ok(Glob { text: text.to_owned() })
     }
 
+    /// The pattern as it was written.
+    #[cfg(test)]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// Whether the whole of `name` fits. Time is at most the product of both lengths.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {

@@ -5,10 +5,13 @@
 //! shared. Reloading the rules is making a new gate from new rules.
 
 mod catalogue;
+mod diff;
 mod edits;
 mod explain;
 pub(crate) mod glob;
 pub mod level;
+#[cfg(test)]
+mod levels_doc;
 pub(crate) mod names;
 pub mod registry;
 mod rules;
@@ -23,6 +26,7 @@ use tidegate_proto::level::{Class, DropReason, TelemetryLevel};
 
 pub(crate) use catalogue::Globs;
 pub use catalogue::{RawPolicy, RulesError};
+pub use diff::{DiffRow, Differ, LevelDiff};
 pub use edits::{Change, Edit, Edits, Place};
 pub use explain::{EventKey, Explanation, RulePlace};
 pub use rules::{Rules, RulesBuilder, SHIPPED, SwitchInfo, UnknownSwitch};

@@ -107,7 +107,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The catalogues put together.
-fn rules(config: &Config) -> Result<Rules, Problem> {
+pub(crate) fn rules(config: &Config) -> Result<Rules, Problem> {
     let telemetry = &config.telemetry;
     let wrong = |e: crate::gate::RulesError| Problem {
         file: PathBuf::from(e.file),
@@ -192,7 +192,7 @@ pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
     Ok(Parts { ring: Arc::new(ring), rules, sources, sinks: parts, options })
 }
 
-fn ring_error(path: &Path, error: RingError) -> AssembleError {
+pub(crate) fn ring_error(path: &Path, error: RingError) -> AssembleError {
     match error {
         RingError::Io { source, .. } if source.kind() == std::io::ErrorKind::ResourceBusy => {
             AssembleError::InUse(path.to_owned())

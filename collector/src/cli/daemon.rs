@@ -50,7 +50,7 @@ pub(super) fn config_failure(error: &ConfigError) -> Failure {
     Failure::new(Exit::Config, error.to_string()).hint("tidegate validate -c FILE checks without running")
 }
 
-fn assemble_failure(error: &AssembleError) -> Failure {
+pub(super) fn assemble_failure(error: &AssembleError) -> Failure {
     let (code, hint) = match error {
         AssembleError::Config(e) => return config_failure(e),
         AssembleError::InUse(_) => {

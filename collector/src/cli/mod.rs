@@ -3,6 +3,7 @@
 //! Data goes to standard output, everything else to standard error. Exit codes are those of
 //! `sysexits.h`; the help lists them.
 
+mod audit;
 mod bench;
 mod completions;
 mod convert;
@@ -10,12 +11,15 @@ mod daemon;
 mod exit;
 mod filter;
 mod inspect;
+mod level;
 mod logs;
 mod out;
 mod plot;
 mod replay;
 mod run;
+mod state;
 mod tally;
+mod telemetry;
 mod trace;
 mod validate;
 
@@ -51,6 +55,12 @@ enum Command {
     Convert(convert::Args),
     /// Check a configuration without running it.
     Validate(validate::Args),
+    /// Show, set, explain and compare telemetry levels.
+    Level(level::Args),
+    /// Enable or disable all collection, or show whether it is.
+    Telemetry(telemetry::Args),
+    /// List or verify the log of changes.
+    Audit(audit::Args),
     /// Measure this machine, from source to sink.
     Bench(bench::Args),
     /// Print the completion script of a shell.
@@ -92,6 +102,9 @@ fn run(command: Command, logs: &logs::Options) -> Done {
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Validate(args) => validate::run(&args),
+        Command::Level(args) => level::run(&args),
+        Command::Telemetry(args) => telemetry::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => completions::man(&args),

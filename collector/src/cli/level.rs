@@ -1,0 +1,198 @@
+//! `level`: which events may exist, who decides it, and what another level would change.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::json;
+use tidegate_proto::batch::Batch;
+use tidegate_proto::ids::Seq;
+use tidegate_proto::level::TelemetryLevel;
+use tidegate_proto::wire::{BlockReader, SchemaInterner};
+use tidegate_ring::{ReadLimit, Ring};
+
+use super::exit::{Done, Exit, Failure};
+use super::state::{self, Of};
+use super::telemetry;
+use crate::control::Control;
+use crate::gate::{Differ, EventKey, Rules};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Levels are cumulative: 0 Security, 1 Basic, 2 Enhanced (the default), 3 Full. The lowest of policy, remote \
+settings, run-time switch and configuration is in force. show, set and diff read the ring, which belongs to the \
+collector while it runs: stop it first. explain needs no ring.")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The level in force and every ceiling.
+    Show(Of),
+    /// Set the run-time ceiling; what is queued above it is purged at once. "none" takes it away.
+    Set {
+        /// 0 to 3, a name, or none.
+        level: String,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Which rule decides on an event.
+    Explain(Explain),
+    /// What more leaves at the higher of two levels, by the events in the ring.
+    Diff {
+        /// One level.
+        a: TelemetryLevel,
+        /// The other.
+        b: TelemetryLevel,
+        #[command(flatten)]
+        of: Of,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Explain {
+    /// PROVIDER/EVENT, as `inspect` shows them; the event may be left out.
+    event: String,
+    /// Provider GUID.
+    #[arg(long, value_parser = guid)]
+    guid: Option<[u8; 16]>,
+    /// Provider group GUID.
+    #[arg(long, value_parser = guid)]
+    group: Option<[u8; 16]>,
+    /// Event id.
+    #[arg(long, default_value_t = 0)]
+    id: u16,
+    /// Keyword bits, hexadecimal with 0x or decimal.
+    #[arg(long, default_value = "0", value_parser = bits)]
+    keyword: u64,
+    /// Privacy tags, hexadecimal with 0x or decimal.
+    #[arg(long, default_value = "0", value_parser = bits)]
+    priv_tags: u64,
+    /// TraceLogging event tags, hexadecimal with 0x or decimal.
+    #[arg(long, default_value = "0", value_parser = bits)]
+    tags: u64,
+    /// The level that the event carries itself.
+    #[arg(long)]
+    own_level: Option<TelemetryLevel>,
+    /// A configuration, for its catalogues; without it the shipped rules explain.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn guid(text: &str) -> Result<[u8; 16], String> {
+    tidegate_proto::guid::parse(text)
+        .ok_or_else(|| "write it as 4f50731a-89cf-4782-b3e0-dce8c90476ba".to_owned())
+}
+
+fn bits(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "a number such as 0x400000000000 is expected".to_owned())
+}
+
+pub(super) fn run(args: &Args) -> Done {
+    match &args.command {
+        Command::Show(of) => {
+            let config = of.config()?;
+            telemetry::show(of, &config, &state::ring(&config)?)
+        }
+        Command::Set { level, of } => set(level, of),
+        Command::Explain(explain) => explain_one(explain),
+        Command::Diff { a, b, of } => diff(*a, *b, of),
+    }
+}
+
+fn set(level: &str, of: &Of) -> Done {
+    let level: Option<TelemetryLevel> = match level {
+        "none" => None,
+        text => Some(text.parse().map_err(|e| {
+            Failure::new(Exit::Usage, format!("{e}")).hint("\"none\" takes the run-time ceiling away")
+        })?),
+    };
+    let config = of.config()?;
+    {
+        let ring = state::ring(&config)?;
+        state::change(&config, &ring, async |control: Control| {
+            control.set_level(level, &state::who()).await
+        })?;
+    }
+    telemetry::show(of, &config, &state::ring(&config)?)
+}
+
+fn explain_one(args: &Explain) -> Done {
+    let rules = match &args.config {
+        None => Rules::shipped().map_err(|e| Failure::new(Exit::Software, e.to_string()))?,
+        Some(path) => {
+            let config = crate::config::load(path).map_err(|e| super::daemon::config_failure(&e))?;
+            state::rules(&config)?
+        }
+    };
+    let (provider, event) = args.event.split_once('/').unwrap_or((&args.event, ""));
+    let told = rules.explain_key(&EventKey {
+        provider: provider.to_owned(),
+        guid: args.guid.unwrap_or_default(),
+        group: args.group,
+        event: event.to_owned(),
+        tags: u32::try_from(args.tags).unwrap_or(u32::MAX),
+        id: args.id,
+        keyword: args.keyword,
+        priv_tags: args.priv_tags,
+        own_level: args.own_level,
+        ..EventKey::default()
+    });
+    let value = json!({
+        "level": told.level.map(|l| l as u8),
+        "rule": told.rule.as_ref().map(|r| json!({ "name": r.name, "file": r.file, "line": r.line })),
+        "by_rule": told.by_rule.map(|l| l as u8),
+        "changed_by": told.changed_by,
+        "switches": told.switches,
+        "keywords": told.keywords,
+    });
+    let mut out = super::out::stdout();
+    use std::io::Write as _;
+    let written = if args.json { writeln!(out, "{value}") } else { writeln!(out, "{told}") };
+    written.and_then(|()| out.flush()).map_err(|e| Failure::output(&e))?;
+    Ok(Exit::Ok)
+}
+
+fn diff(a: TelemetryLevel, b: TelemetryLevel, of: &Of) -> Done {
+    let config = of.config()?;
+    let rules = state::rules(&config)?;
+    let ring = state::ring(&config)?;
+    let mut differ = Differ::new(&rules, a, b);
+    each_stored(&*ring, |batch| batch.iter().for_each(|e| differ.push(e)))?;
+    let found = differ.finish();
+    let value = serde_json::to_value(&found).map_err(|e| Failure::new(Exit::Software, e.to_string()))?;
+    state::print(of, &value, found.to_string().trim_end())?;
+    Ok(Exit::Ok)
+}
+
+/// Reads all that is held, block by block.
+fn each_stored(ring: &dyn Ring, mut each: impl FnMut(&Batch)) -> Result<(), Failure> {
+    let limit = ReadLimit { bytes: 4 << 20, events: 100_000 };
+    let mut after = ring.status().trimmed.max(Seq::ZERO);
+    let mut batch = Batch::new();
+    loop {
+        let read = ring.read(after, limit).map_err(|e| state::ring_failed(&e))?;
+        if read.end <= after {
+            return Ok(());
+        }
+        after = read.end;
+        for block in &read.blocks {
+            let mut interner = SchemaInterner::new();
+            batch.clear();
+            let decoded = BlockReader::new(&block.data, &mut interner).and_then(|r| r.read_into(&mut batch));
+            decoded.map_err(|e| {
+                Failure::new(Exit::Data, format!("a stored block cannot be read: {e}"))
+                    .hint("it was written by a newer version")
+            })?;
+            each(&batch);
+        }
+    }
+}

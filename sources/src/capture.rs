@@ -1,7 +1,7 @@
 //! Replay of captures: blocks as [`tidegate_proto::capture`] keeps them.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,15 +12,12 @@ use tidegate_proto::own::{Gap, push_gap};
 use tidegate_proto::wire::{BlockReader, SchemaInterner, WireError};
 use tokio_util::sync::CancellationToken;
 
-use crate::content;
-use crate::feed::{BATCH_BYTES, Feed, Halt, Input, drive, stopped_error};
+use crate::content::{self, Stoppable};
+use crate::feed::{BATCH_BYTES, Feed, Halt, Input, drive};
 use crate::files::{FileList, Playback, Turn};
 use crate::pace::{Pace, Timestamp};
 use crate::position::Position;
 use crate::source::{BoxFuture, Outlet, Source, SourceEnd, SourceError, SourceInfo};
-
-/// Bytes at the start of a capture that tell which it is.
-const PRINT: u64 = 1024;
 
 /// Settings of a `capture` source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,27 +102,19 @@ impl Source for CaptureSource {
     }
 }
 
-fn io_error(path: &Path, source: io::Error) -> Halt {
-    Halt::Failed(SourceError::Io { what: path.display().to_string(), source })
-}
-
 fn replay(feed: &mut Feed, turn: Turn, interner: &mut SchemaInterner) -> Result<(), Halt> {
     let Turn { path, base, resume } = turn;
     let input_error = |why: String| SourceError::Input { what: path.display().to_string(), why };
     let stop = feed.token();
-    let file = File::open(&path).map_err(|e| io_error(&path, e))?;
-    let size = file.metadata().map_err(|e| io_error(&path, e))?.len();
-    let file = BufReader::with_capacity(64 << 10, Stoppable { file, stop: stop.clone() });
+    let file = File::open(&path).map_err(|e| Halt::io(&path, e))?;
+    let size = file.metadata().map_err(|e| Halt::io(&path, e))?.len();
+    let file = BufReader::with_capacity(64 << 10, Stoppable::new(file, Some(stop.clone())));
     let mut reader = CaptureReader::new(file).map_err(|e| match e {
         CaptureError::Io { .. } if stop.is_cancelled() => Halt::Stopped,
-        CaptureError::Io { source, .. } => io_error(&path, source),
+        CaptureError::Io { source, .. } => Halt::io(&path, source),
         other => input_error(other.to_string()).into(),
     })?;
-    let printed = size.min(PRINT);
-    let print = content::print(&path, printed).map_err(|e| io_error(&path, e))?.unwrap_or(0);
-    if resume.is_some_and(|r| (r.printed, r.print) != (printed, print)) {
-        return Err(content::replaced(&path).into());
-    }
+    let (printed, print) = content::fingerprint(&path, size, resume)?;
     let mut skip = 0;
     if resume.is_some_and(|r| r.at >= size) {
         return Ok(());
@@ -189,7 +178,7 @@ impl CaptureInput<'_> {
             Ok(Some(data)) => data,
             Ok(None) => return Ok(false),
             Err(CaptureError::Io { .. }) if self.stop.is_cancelled() => return Err(Halt::Stopped),
-            Err(CaptureError::Io { source, .. }) => return Err(io_error(Path::new(&self.path), source)),
+            Err(CaptureError::Io { source, .. }) => return Err(Halt::io(Path::new(&self.path), source)),
             Err(e) => {
                 // one gap stands for the frame
                 self.gap(batch, offset, e.to_string());
@@ -271,26 +260,5 @@ fn damage(path: &str, offset: u64, events: Option<u64>, detail: String, time_ns:
         detail,
         offset: Some(offset),
         time_ns,
-    }
-}
-
-/// A file that cannot be read any more once its source is stopped.
-struct Stoppable {
-    file: File,
-    stop: CancellationToken,
-}
-
-impl Read for Stoppable {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.stop.is_cancelled() {
-            return Err(stopped_error());
-        }
-        self.file.read(buf)
-    }
-}
-
-impl Seek for Stoppable {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
     }
 }

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use tidegate_etl::ReadAt;
 use tokio_util::sync::CancellationToken;
 
-use crate::feed::stopped_error;
-use crate::position::Fnv;
+use crate::feed::Halt;
+use crate::position::{Fnv, Position};
 use crate::source::SourceError;
 
 /// What a file holds.
@@ -87,18 +88,48 @@ fn kind_of(start: &[u8]) -> Option<Kind> {
     (text.trim_ascii_start().first() == Some(&b'{')).then_some(Kind::Jsonl)
 }
 
-/// Reads a file until it is stopped.
-struct Stoppable {
+/// A file that cannot be read any more once its source is stopped: what goes through a whole
+/// file ends with it.
+#[derive(Debug)]
+pub(crate) struct Stoppable {
     file: File,
     stop: Option<CancellationToken>,
 }
 
+impl Stoppable {
+    pub(crate) fn new(file: File, stop: Option<CancellationToken>) -> Stoppable {
+        Stoppable { file, stop }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match &self.stop {
+            Some(stop) if stop.is_cancelled() => Err(io::Error::other("stopped")),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Read for Stoppable {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.stop.as_ref().is_some_and(CancellationToken::is_cancelled) {
-            return Err(stopped_error());
-        }
+        self.check()?;
         self.file.read(buf)
+    }
+}
+
+impl Seek for Stoppable {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+impl ReadAt for Stoppable {
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
+        self.file.read_at(offset, buf)
     }
 }
 
@@ -119,7 +150,7 @@ pub(crate) fn open_at(
             return Ok(None);
         }
         file.seek(SeekFrom::Start(offset))?;
-        let file = BufReader::with_capacity(64 << 10, Stoppable { file, stop });
+        let file = BufReader::with_capacity(64 << 10, Stoppable::new(file, stop));
         return Ok(Some(Box::new(file)));
     }
     let mut content = open(path, stop)?;
@@ -132,6 +163,22 @@ pub(crate) fn print(path: &Path, len: u64) -> io::Result<Option<u64>> {
     let mut start = Vec::new();
     open(path, None)?.take(len).read_to_end(&mut start)?;
     Ok((start.len() as u64 == len).then(|| Fnv::of(&start)))
+}
+
+/// Bytes at the start of a recording that tell which it is: a trace's start of session is among them.
+const PRINT: u64 = 1024;
+
+/// What tells a recording of `size` bytes from others, as `printed` and `print` of its positions.
+///
+/// # Errors
+/// A file that cannot be read, or is another one than `resume` speaks of.
+pub(crate) fn fingerprint(path: &Path, size: u64, resume: Option<Position>) -> Result<(u64, u64), Halt> {
+    let printed = size.min(PRINT);
+    let print = print(path, printed).map_err(|e| Halt::io(path, e))?.unwrap_or(0);
+    if resume.is_some_and(|r| (r.printed, r.print) != (printed, print)) {
+        return Err(replaced(path).into());
+    }
+    Ok((printed, print))
 }
 
 /// The error of a stored place in a file that is not the one it was.
@@ -149,7 +196,7 @@ pub(crate) fn is_compressed(path: &Path) -> io::Result<bool> {
 }
 
 fn decompressed(file: File, stop: Option<CancellationToken>) -> io::Result<Box<dyn Read + Send>> {
-    let mut file = BufReader::with_capacity(64 << 10, Stoppable { file, stop });
+    let mut file = BufReader::with_capacity(64 << 10, Stoppable::new(file, stop));
     let start = file.fill_buf()?;
     if start.starts_with(GZIP) {
         Ok(Box::new(flate2::bufread::MultiGzDecoder::new(file)))

@@ -1,24 +1,21 @@
 //! Replay of event trace logs of Windows, on any system.
 
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tidegate_etl::{EtlError, EtlFile, EventReader, PayloadDecoder, ReadAt};
+use tidegate_etl::{EtlError, EtlFile, EventReader, PayloadDecoder};
 use tidegate_proto::batch::Batch;
 use tokio_util::sync::CancellationToken;
 
-use crate::content;
-use crate::feed::{BATCH_BYTES, Feed, Halt, Input, drive, stopped_error};
+use crate::content::{self, Stoppable};
+use crate::feed::{BATCH_BYTES, Feed, Halt, Input, drive};
 use crate::files::{FileList, Playback, Turn};
 use crate::pace::{Pace, Timestamp, Window};
 use crate::position::Position;
 use crate::source::{BoxFuture, Outlet, Source, SourceEnd, SourceError, SourceInfo};
 
-/// Bytes at the start of a trace that tell which it is: the session's start is among them.
-const PRINT: u64 = 1024;
 /// Events between two looks at a batch's size.
 const STRIDE: usize = 64;
 
@@ -99,7 +96,7 @@ impl Source for EtlSource {
         drive(name, (playback.speed, playback.window()), out, stop, move |feed| {
             let mut manifests = Vec::new();
             for path in &config.manifests {
-                manifests.push((path, std::fs::read(path).map_err(|source| io_error(path, source))?));
+                manifests.push((path, std::fs::read(path).map_err(|source| Halt::io(path, source))?));
             }
             let mut list = FileList::new(&config.paths, position, config.repeat);
             while let Some(turn) = list.next(feed.events()) {
@@ -118,14 +115,10 @@ impl Source for EtlSource {
     }
 }
 
-fn io_error(path: &Path, source: io::Error) -> Halt {
-    Halt::Failed(SourceError::Io { what: path.display().to_string(), source })
-}
-
 fn failed(path: &Path, stop: &CancellationToken, e: EtlError) -> Halt {
     match e {
         EtlError::Io { .. } if stop.is_cancelled() => Halt::Stopped,
-        EtlError::Io { source, .. } => io_error(path, source),
+        EtlError::Io { source, .. } => Halt::io(path, source),
         other => SourceError::Input { what: path.display().to_string(), why: other.to_string() }.into(),
     }
 }
@@ -133,13 +126,10 @@ fn failed(path: &Path, stop: &CancellationToken, e: EtlError) -> Halt {
 fn replay(feed: &mut Feed, turn: Turn, decoder: PayloadDecoder) -> Result<(), Halt> {
     let Turn { path, base, resume } = turn;
     let stop = feed.token();
-    let file = File::open(&path).map_err(|e| io_error(&path, e))?;
-    let file = EtlFile::open(Stoppable { file, stop: stop.clone() }).map_err(|e| failed(&path, &stop, e))?;
-    let printed = file.size().min(PRINT);
-    let print = content::print(&path, printed).map_err(|e| io_error(&path, e))?.unwrap_or(0);
-    if resume.is_some_and(|r| (r.printed, r.print) != (printed, print)) {
-        return Err(content::replaced(&path).into());
-    }
+    let file = File::open(&path).map_err(|e| Halt::io(&path, e))?;
+    let file =
+        EtlFile::open(Stoppable::new(file, Some(stop.clone()))).map_err(|e| failed(&path, &stop, e))?;
+    let (printed, print) = content::fingerprint(&path, file.size(), resume)?;
     let mut reader = EventReader::new(&file, decoder).map_err(|e| failed(&path, &stop, e))?;
     let mut known = 0;
     if let Some(resume) = resume {
@@ -190,26 +180,5 @@ impl Input for EtlInput<'_> {
 
     fn position(&self) -> Position {
         Position { at: self.reader.events(), ..self.base }
-    }
-}
-
-/// A file that cannot be read any more once its source is stopped: what goes through a whole
-/// trace ends with it.
-#[derive(Debug)]
-struct Stoppable {
-    file: File,
-    stop: CancellationToken,
-}
-
-impl ReadAt for Stoppable {
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        if self.stop.is_cancelled() {
-            return Err(stopped_error());
-        }
-        self.file.read_at(offset, buf)
     }
 }

@@ -2,6 +2,7 @@
 //! over and stops it.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
@@ -32,6 +33,13 @@ pub(crate) enum Halt {
     Stopped,
     /// The input failed.
     Failed(SourceError),
+}
+
+impl Halt {
+    /// A file that cannot be opened or read.
+    pub(crate) fn io(path: &Path, source: io::Error) -> Halt {
+        Halt::Failed(SourceError::Io { what: path.display().to_string(), source })
+    }
 }
 
 impl From<SourceError> for Halt {
@@ -288,9 +296,4 @@ pub(crate) fn drive(
             Err(_) => Err(SourceError::Session(format!("the reading thread of source \"{name}\" died"))),
         }
     })
-}
-
-/// The error that a read ends with once a source is told to stop.
-pub(crate) fn stopped_error() -> io::Error {
-    io::Error::other("stopped")
 }

@@ -332,35 +332,30 @@ impl Lines {
             }
             match item.value {
                 ValueRef::Array(inner) => self.array(plan, inner),
-                ValueRef::Struct(inner) => {
-                    let meta = self.meta.len();
-                    self.data.push(b'{');
-                    if let Some(plan) = plan {
-                        self.members(plan, inner, None);
-                    }
-                    self.data.push(b'}');
-                    self.meta.truncate(meta);
-                }
+                ValueRef::Struct(inner) => self.plain_struct(plan, inner),
                 value => scalar(&mut self.data, value),
             }
         }
         self.data.push(b']');
     }
 
+    /// A struct whose members have no metadata of their own.
+    fn plain_struct(&mut self, plan: Option<&Plan>, inner: Fields<'_>) {
+        let meta = self.meta.len();
+        self.data.push(b'{');
+        if let Some(plan) = plan {
+            self.members(plan, inner, None);
+        }
+        self.data.push(b'}');
+        self.meta.truncate(meta);
+    }
+
     /// Any value as a JSON string: text and what is written as text as it is, all else as its JSON.
     fn as_text(&mut self, plan: Option<&Plan>, value: ValueRef<'_>) {
         let start = self.data.len();
         match value {
-            ValueRef::Struct(inner) => {
-                let meta = self.meta.len();
-                self.data.push(b'{');
-                if let Some(plan) = plan {
-                    // what is in there is text as a whole
-                    self.members(plan, inner, None);
-                }
-                self.data.push(b'}');
-                self.meta.truncate(meta);
-            }
+            // what is in there is text as a whole
+            ValueRef::Struct(inner) => self.plain_struct(plan, inner),
             ValueRef::Array(inner) => {
                 let meta = self.meta.len();
                 self.array(plan, inner);

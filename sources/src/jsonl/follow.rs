@@ -13,7 +13,7 @@ use tidegate_proto::own::Gap;
 
 use super::event::Mapper;
 use super::lines::Place;
-use super::{JsonlConfig, JsonlInput, io_error, open_at};
+use super::{JsonlConfig, JsonlInput, open_at};
 use crate::content;
 use crate::feed::{Feed, Halt};
 use crate::position::Position;
@@ -50,7 +50,7 @@ fn look(path: &Path) -> Result<Option<Metadata>, Halt> {
     match fs::metadata(path) {
         Ok(meta) => Ok(Some(meta)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(io_error(path)(e)),
+        Err(e) => Err(Halt::io(path, e)),
     }
 }
 

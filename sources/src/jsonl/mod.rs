@@ -204,10 +204,6 @@ struct Run {
     why: String,
 }
 
-fn io_error(path: &Path) -> impl Fn(io::Error) -> Halt {
-    move |source| Halt::Failed(SourceError::Io { what: path.display().to_string(), source })
-}
-
 impl JsonlInput {
     fn open(
         feed: &Feed,
@@ -220,7 +216,7 @@ impl JsonlInput {
         let place = resume.map_or_else(Place::start, Place::of);
         let opened = content::is_compressed(path)
             .and_then(|compressed| Ok((compressed, open_at(path, place, &feed.token())?)))
-            .map_err(io_error(path))
+            .map_err(|e| Halt::io(path, e))
             .and_then(|(compressed, from)| Ok((compressed, from.ok_or_else(|| content::replaced(path))?)));
         let (compressed, from) = match opened {
             Ok(opened) => opened,
@@ -259,7 +255,7 @@ impl JsonlInput {
         let end = batch.len() + most;
         while batch.len() < end && batch.bytes() < BATCH_BYTES {
             let Place { at, lines, .. } = self.lines.place();
-            let text = match self.lines.next(self.last).map_err(io_error(Path::new(&self.path)))? {
+            let text = match self.lines.next(self.last).map_err(|e| Halt::io(Path::new(&self.path), e))? {
                 Line::End => return Ok(false),
                 Line::TooLong(n) => {
                     let why = format!("{n} bytes, more than max_line_bytes");

@@ -92,7 +92,9 @@ impl Round {
     }
 
     /// Kills the daemon once or twice, then lets it finish. `arrived` tells how many events are there.
-    fn go(&self, chance: &mut Chance, usual: Duration, all: u64, mut arrived: impl FnMut() -> u64) {
+    /// Whether a kill came before all had arrived.
+    fn go(&self, chance: &mut Chance, usual: Duration, all: u64, mut arrived: impl FnMut() -> u64) -> bool {
+        let mut amid = false;
         for _ in 0..1 + chance.below(2) {
             let daemon = self.start();
             let begun = Instant::now();
@@ -104,8 +106,10 @@ impl Round {
                 until("enough to kill at", || arrived() >= enough);
             }
             daemon.kill();
+            amid |= arrived() < all;
         }
         self.finish(all, arrived);
+        amid
     }
 
     fn finish(&self, all: u64, mut arrived: impl FnMut() -> u64) {
@@ -119,6 +123,30 @@ impl Round {
         });
         let code = daemon.terminate();
         assert_eq!(code, Some(0), "{}", std::fs::read_to_string(self.log()).unwrap());
+    }
+}
+
+/// Goes on until [`rounds`] rounds were killed before all had arrived; the first, 0, is not killed.
+#[derive(Default)]
+struct Kills {
+    begun: u64,
+    amid: u64,
+}
+
+impl Kills {
+    fn next_round(&mut self) -> Option<u64> {
+        if self.begun > 0 && self.amid >= rounds() {
+            eprintln!("{} of {} rounds were killed before all had arrived", self.amid, self.begun - 1);
+            return None;
+        }
+        let round = self.begun;
+        assert!(round <= 5 * rounds(), "the kills come too late: {} of {round} rounds", self.amid);
+        self.begun += 1;
+        Some(round)
+    }
+
+    fn count(&mut self, amid: bool) {
+        self.amid += u64::from(amid);
     }
 }
 
@@ -143,7 +171,8 @@ fn a_killed_daemon_leaves_every_event_in_the_folder_exactly_once() {
         format!("type = \"directory\"\npath = {out:?}\nbatch = {{ events = 150, age = \"20ms\" }}")
     };
     let mut usual = Duration::from_millis(500);
-    for round in 0..=rounds() {
+    let mut kills = Kills::default();
+    while let Some(round) = kills.next_round() {
         let out = tempfile::tempdir().unwrap();
         let out = out.path().join("out");
         let this = Round::new(&settings(&out));
@@ -154,7 +183,7 @@ fn a_killed_daemon_leaves_every_event_in_the_folder_exactly_once() {
             this.finish(all, arrived);
             usual = begun.elapsed();
         } else {
-            this.go(&mut chance, usual, all, arrived);
+            kills.count(this.go(&mut chance, usual, all, arrived));
         }
         check_once(file_lines(&out), &want, round);
     }
@@ -166,7 +195,8 @@ fn a_killed_daemon_leaves_nothing_out_at_the_events_endpoint_and_repeats_have_th
     let all: u64 = want.values().sum();
     let mut usual = Duration::from_millis(500);
     let mut repeats = 0;
-    for round in 0..=rounds() {
+    let mut kills = Kills::default();
+    while let Some(round) = kills.next_round() {
         let recorder = Recorder::start(&[TENANT]).unwrap();
         // a new process asks for the difference of the clocks again, which the recorder would hold against it
         recorder.set_delta(None);
@@ -184,7 +214,7 @@ fn a_killed_daemon_leaves_nothing_out_at_the_events_endpoint_and_repeats_have_th
             this.finish(all, arrived);
             usual = begun.elapsed();
         } else {
-            this.go(&mut chance, usual, all, arrived);
+            kills.count(this.go(&mut chance, usual, all, arrived));
         }
         // the recorder calls it a fault when a repeat is not the same to the byte
         assert_eq!(recorder.faults(), Vec::<String>::new(), "round {round}");
@@ -207,7 +237,8 @@ fn a_killed_daemon_leaves_every_event_in_the_container_exactly_once() {
     let (want, mut chance) = (expected(), Chance::new("container"));
     let all = want.values().sum();
     let mut usual = Duration::from_millis(800);
-    for round in 0..=rounds() {
+    let mut kills = Kills::default();
+    while let Some(round) = kills.next_round() {
         let container = Container::create(&emulator, "crash");
         let secret = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(secret.path(), container.connection_string()).unwrap();
@@ -230,7 +261,7 @@ fn a_killed_daemon_leaves_every_event_in_the_container_exactly_once() {
             this.finish(all, || lines().len() as u64);
             usual = begun.elapsed();
         } else {
-            this.go(&mut chance, usual, all, || lines().len() as u64);
+            kills.count(this.go(&mut chance, usual, all, || lines().len() as u64));
         }
         check_once(lines(), &want, round);
     }

@@ -19,6 +19,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Sender;
@@ -233,30 +234,38 @@ impl Shared {
         }
     }
 
-    /// Makes the book durable, then removes the segments that it says are not needed.
+    /// Makes the book durable, then removes the segments that it says are not needed. What cannot
+    /// be removed stays and is tried again.
     pub fn commit_book(&self) -> Result<(), RingError> {
-        let dead: Vec<u64> = self.lock().dead.iter().copied().collect();
-        self.keeper.sync()?;
-        if !dead.is_empty() {
-            self.remove_segments(&dead);
+        if let Err(e) = self.commit_and_remove()? {
+            tracing::warn!("cannot remove a segment: {e}");
         }
         Ok(())
     }
 
-    /// Removes files of dead segments. What cannot be removed stays and is tried again.
-    fn remove_segments(&self, dead: &[u64]) {
+    /// The same for those who must know whether the segments are gone: `Ok(Err)` says that the book
+    /// is durable and a file is left.
+    pub fn commit_and_remove(&self) -> Result<io::Result<()>, RingError> {
+        let dead: Vec<u64> = self.lock().dead.iter().copied().collect();
+        self.keeper.sync()?;
+        Ok(if dead.is_empty() { Ok(()) } else { self.remove_segments(&dead) })
+    }
+
+    fn remove_segments(&self, dead: &[u64]) -> io::Result<()> {
         let _files = self.lock_files();
         let mut gone = Vec::new();
+        let mut failed = Ok(());
         for number in dead {
             match self.disk.remove(&segment_name(*number)) {
                 Ok(()) => gone.push(*number),
-                Err(e) => tracing::warn!("cannot remove segment {number:016x}: {e}"),
+                Err(e) => failed = Err(e),
             }
         }
-        // only then may the book forget that they are dropped
-        if gone.is_empty() || self.disk.sync_dir().is_err() {
-            return;
+        if gone.is_empty() {
+            return failed;
         }
+        // only then may the book forget that they are dropped
+        self.disk.sync_dir()?;
         let mut state = self.lock();
         for number in gone {
             state.segments.remove(&number);
@@ -265,6 +274,7 @@ impl Shared {
         }
         drop(state);
         self.room.notify_waiters();
+        failed
     }
 
     pub fn set_health(&self, health: Health) {

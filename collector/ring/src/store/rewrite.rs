@@ -46,7 +46,10 @@ impl Shared {
             drop(state);
             self.watch.send_modify(|s| s.purges = purges);
         }
-        let stored = self.commit_book();
+        // a segment that nobody needs any more can hold what has to go as well
+        let stored = self.commit_and_remove().and_then(|removed| {
+            removed.map_err(|source| RingError::Io { what: "remove a segment".to_owned(), source })
+        });
         self.room.notify_waiters();
         done.and(stored).map(|()| purged)
     }
@@ -54,10 +57,15 @@ impl Shared {
     fn remove_set_aside(&self) -> Result<(), RingError> {
         let _files = self.lock_files();
         let failed = |source| RingError::Io { what: "remove damaged files".to_owned(), source };
+        let mut any = false;
         for (name, _) in self.disk.list().map_err(failed)? {
             if name.ends_with(".bad") {
                 self.disk.remove(&name).map_err(failed)?;
+                any = true;
             }
+        }
+        if any {
+            self.disk.sync_dir().map_err(failed)?;
         }
         self.lock().aside_bytes = 0;
         Ok(())

@@ -453,3 +453,17 @@ fn a_segment_that_was_dropped_is_not_taken_for_a_new_one() {
         assert_eq!(world.events.len(), 9);
     }
 }
+
+#[test]
+fn a_purge_that_could_not_remove_a_settled_segment_does_not_say_that_it_did() {
+    for operations in 1..20 {
+        let mut world = World::new(64 << 20);
+        world.append(&[3], 1, 0);
+        world.sync();
+        world.deliver(1, true);
+        world.disk.power_off_after(operations);
+        world.purge();
+        world.crash(operations);
+        world.purge();
+    }
+}

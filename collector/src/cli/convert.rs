@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use tidegate_proto::batch::EventRef;
 use tidegate_proto::capture::{CaptureWriter, Compression};
+use tidegate_proto::ids::Seq;
 use tidegate_proto::wire::{BlockBuilder, Unchanged};
+use tidegate_sinks::format::{self, parquet::Rows};
 
 use super::exit::{Done, Exit, Failure};
 use super::trace::{LineWriter, Lines};
@@ -37,19 +39,30 @@ enum Format {
     Csv,
     /// Tidegate's own recorded form, which `replay` reads: complete, small and fast.
     Capture,
+    /// Apache Parquet, for DuckDB, Spark, pandas: typed columns, the payload as JSON, zstd.
+    Parquet,
 }
+
+impl Format {
+    fn is_text(self) -> bool {
+        matches!(self, Format::Jsonl | Format::Csv)
+    }
+}
+
+type Output = Box<dyn Write + Send>;
 
 /// One of the formats, being written.
 enum Writer {
-    Lines(LineWriter<Box<dyn Write>>),
-    Capture { blocks: CaptureWriter<Box<dyn Write>>, block: BlockBuilder },
+    Lines(LineWriter<Output>),
+    Capture { blocks: CaptureWriter<Output>, block: BlockBuilder },
+    Parquet { rows: Box<Rows<Output>>, seq: Seq },
 }
 
 /// Bytes of events in a block of a capture, before compression.
 const BLOCK: usize = 256 << 10;
 
 impl Writer {
-    fn new(out: Box<dyn Write>, format: Format) -> io::Result<Writer> {
+    fn new(out: Output, format: Format) -> io::Result<Writer> {
         Ok(match format {
             Format::Jsonl => Writer::Lines(LineWriter::new(out, Lines::Jsonl)?),
             Format::Csv => Writer::Lines(LineWriter::new(out, Lines::Csv)?),
@@ -57,6 +70,9 @@ impl Writer {
                 blocks: CaptureWriter::new(out, Compression::Zstd)?,
                 block: BlockBuilder::new(),
             },
+            Format::Parquet => {
+                Writer::Parquet { rows: Box::new(Rows::new(out, format::Compression::Zstd)?), seq: Seq::ZERO }
+            }
         })
     }
 
@@ -67,10 +83,14 @@ impl Writer {
                 block.push(event, event.head().telemetry_level, &Unchanged);
                 if block.len() < BLOCK { Ok(()) } else { Writer::seal(blocks, block) }
             }
+            Writer::Parquet { rows, seq } => {
+                *seq = seq.next();
+                rows.push(*seq, event)
+            }
         }
     }
 
-    fn seal(blocks: &mut CaptureWriter<Box<dyn Write>>, block: &mut BlockBuilder) -> io::Result<()> {
+    fn seal(blocks: &mut CaptureWriter<Output>, block: &mut BlockBuilder) -> io::Result<()> {
         if block.is_empty() {
             return Ok(());
         }
@@ -88,6 +108,7 @@ impl Writer {
                 Writer::seal(&mut blocks, &mut block)?;
                 blocks.finish().map(drop)
             }
+            Writer::Parquet { rows, .. } => rows.finish()?.flush(),
         }
     }
 }
@@ -96,12 +117,12 @@ pub(super) fn run(args: &Args) -> Done {
     let file = trace::open(&args.file)?;
     let filter = args.filter.filter(trace::start_ns(&file))?;
     let target = args.output.as_deref().filter(|p| p.as_os_str() != "-");
-    if target.is_none() && args.to == Format::Capture && io::stdout().is_terminal() {
-        let what = "a capture is binary and standard output is a terminal";
+    if target.is_none() && !args.to.is_text() && io::stdout().is_terminal() {
+        let what = "this format is binary and standard output is a terminal";
         return Err(Failure::new(Exit::Usage, what).hint("name a file with --output"));
     }
-    let (out, partial): (Box<dyn Write>, Option<Partial>) = match target {
-        None => (Box::new(out::stdout()), None),
+    let (out, partial): (Output, Option<Partial>) = match target {
+        None => (Box::new(BufWriter::with_capacity(64 << 10, io::stdout())), None),
         Some(path) => {
             let (file, partial) = Partial::create(path)?;
             (Box::new(BufWriter::with_capacity(256 << 10, file)), Some(partial))

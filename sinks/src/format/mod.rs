@@ -12,7 +12,7 @@
 //! equal events.
 
 #[cfg(feature = "parquet")]
-mod parquet;
+pub mod parquet;
 
 use std::io::{self, Write as _};
 
@@ -108,7 +108,7 @@ enum Out {
     Zstd(zstd::Encoder<'static, Vec<u8>>),
     Capture(BlockBuilder, capture::Compression),
     #[cfg(feature = "parquet")]
-    Parquet(Box<parquet::Rows>),
+    Parquet(Box<parquet::Rows<Vec<u8>>>),
 }
 
 /// Takes events one by one. Memory: the compressed bytes and a piece; for captures the whole
@@ -151,7 +151,9 @@ impl Encoder {
                 },
             ),
             #[cfg(feature = "parquet")]
-            (Format::Parquet, compression) => Out::Parquet(Box::new(parquet::Rows::new(compression)?)),
+            (Format::Parquet, compression) => {
+                Out::Parquet(Box::new(parquet::Rows::new(Vec::new(), compression)?))
+            }
         };
         Ok(Encoder { out, digest: Sha256::new(), json: Vec::with_capacity(PIECE + 4096), events: 0 })
     }

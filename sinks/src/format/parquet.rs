@@ -18,7 +18,8 @@
 //! Columns are only ever added, at the end. Written with the low-level interface: neither Arrow
 //! nor reflection is needed for a fixed table.
 
-use std::io;
+use std::collections::HashMap;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use parquet::basic::{Compression as Codec, GzipLevel, ZstdLevel};
@@ -29,6 +30,7 @@ use parquet::schema::parser::parse_message_type;
 use tidegate_proto::batch::{EventRef, NO_CPU, NO_ID};
 use tidegate_proto::ids::Seq;
 use tidegate_proto::level::TelemetryLevel;
+use tidegate_proto::schema::Schema;
 use tidegate_proto::{guid, json};
 
 use super::Compression;
@@ -37,6 +39,8 @@ use super::Compression;
 const ROWS: usize = 64 << 10;
 /// … or at so many bytes of text and binary.
 const BYTES: usize = 32 << 20;
+/// Kinds of events whose names are kept ready; more of them in one row group begin anew.
+const KINDS: usize = 4096;
 
 const SCHEMA: &str = "message tidegate {
     required int64 seq (INTEGER(64,false));
@@ -100,18 +104,55 @@ enum Cell {
     Long(i64),
     Int(i32),
     MaybeInt(Option<i32>),
-    Bytes(Vec<u8>),
-    MaybeBytes(Option<Vec<u8>>),
+    Bytes(ByteArray),
+    MaybeBytes(Option<ByteArray>),
 }
 
-/// Collects rows and writes them in row groups.
-pub(super) struct Rows {
-    writer: SerializedFileWriter<Vec<u8>>,
+/// What is the same in all rows of one kind of event, so that the rows share it.
+struct Kind {
+    /// Keeps the schema's number from being another's.
+    _schema: Arc<Schema>,
+    provider: Option<ByteArray>,
+    guid: Option<ByteArray>,
+    event: Option<ByteArray>,
+    opcode: Option<ByteArray>,
+    task: Option<ByteArray>,
+    message: Option<ByteArray>,
+    decoder: ByteArray,
+}
+
+impl Kind {
+    fn of(schema: &Arc<Schema>) -> Kind {
+        Kind {
+            _schema: Arc::clone(schema),
+            provider: text(&schema.provider_name),
+            guid: id(&schema.provider_guid),
+            event: text(&schema.event_name),
+            opcode: text(&schema.opcode_name),
+            task: text(&schema.task_name),
+            message: text(&schema.message),
+            decoder: ByteArray::from(schema.decoder.as_str()),
+        }
+    }
+}
+
+/// Writes events as a Parquet file, in row groups, so that memory does not grow with the number of
+/// events but by what the file's footer says of each group (some kilobytes). A group takes up to
+/// 65,536 events or 32 MiB of text and binary, whichever is less.
+pub struct Rows<W: Write + Send> {
+    writer: SerializedFileWriter<W>,
     columns: Vec<Column>,
+    kinds: HashMap<u64, Kind>,
     rows: usize,
     bytes: usize,
     /// Rows of a group.
     most: usize,
+}
+
+impl<W: Write + Send> std::fmt::Debug for Rows<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rows({} in this group)", self.rows)
+    }
 }
 
 fn failed(error: parquet::errors::ParquetError) -> io::Error {
@@ -123,39 +164,39 @@ fn mismatch() -> io::Error {
 }
 
 /// Text that is there unless it is empty.
-fn text(value: &str) -> Cell {
-    Cell::MaybeBytes((!value.is_empty()).then(|| value.as_bytes().to_vec()))
+fn text(value: &str) -> Option<ByteArray> {
+    (!value.is_empty()).then(|| ByteArray::from(value))
 }
 
-fn id(value: &[u8; 16]) -> Cell {
-    Cell::MaybeBytes((*value != [0; 16]).then(|| {
+fn id(value: &[u8; 16]) -> Option<ByteArray> {
+    (*value != [0; 16]).then(|| {
         let mut out = Vec::with_capacity(36);
         guid::write(&mut out, value);
-        out
-    }))
+        out.into()
+    })
 }
 
 fn known(value: u32) -> Cell {
     Cell::MaybeInt((value != NO_ID).then_some(value.cast_signed()))
 }
 
-fn row(seq: Seq, event: EventRef<'_>) -> Vec<Cell> {
-    let (head, schema) = (event.head(), event.schema());
+fn row(seq: Seq, event: EventRef<'_>, kind: &Kind) -> [Cell; 27] {
+    let head = event.head();
     let mut fields = Vec::new();
     json::write_fields(&mut fields, event.fields());
     let ext = event.ext().fields();
     let ext = ext.clone().next().map(|_| {
         let mut out = Vec::new();
         json::write_ext(&mut out, ext);
-        out
+        out.into()
     });
     let level = head.telemetry_level.map_or("", TelemetryLevel::as_str);
-    vec![
+    [
         Cell::Long(seq.0.cast_signed()),
         Cell::Long(head.time_ns),
-        text(&schema.provider_name),
-        id(&schema.provider_guid),
-        text(&schema.event_name),
+        Cell::MaybeBytes(kind.provider.clone()),
+        Cell::MaybeBytes(kind.guid.clone()),
+        Cell::MaybeBytes(kind.event.clone()),
         Cell::Int(head.id.into()),
         Cell::Int(head.version.into()),
         Cell::Int(head.level.into()),
@@ -167,26 +208,30 @@ fn row(seq: Seq, event: EventRef<'_>) -> Vec<Cell> {
         known(head.pid),
         known(head.tid),
         Cell::MaybeInt((head.cpu != NO_CPU).then_some(head.cpu.into())),
-        id(&head.activity),
-        id(&head.related),
-        text(level),
-        text(&schema.opcode_name),
-        text(&schema.task_name),
-        text(&schema.message),
-        Cell::Bytes(schema.decoder.as_str().as_bytes().to_vec()),
-        Cell::Bytes(fields),
+        Cell::MaybeBytes(id(&head.activity)),
+        Cell::MaybeBytes(id(&head.related)),
+        Cell::MaybeBytes(text(level)),
+        Cell::MaybeBytes(kind.opcode.clone()),
+        Cell::MaybeBytes(kind.task.clone()),
+        Cell::MaybeBytes(kind.message.clone()),
+        Cell::Bytes(kind.decoder.clone()),
+        Cell::Bytes(fields.into()),
         Cell::MaybeBytes(ext),
-        Cell::MaybeBytes((!event.raw().is_empty()).then(|| event.raw().to_vec())),
+        Cell::MaybeBytes((!event.raw().is_empty()).then(|| event.raw().to_vec().into())),
         Cell::MaybeInt((head.sample_ppm != 0).then_some(head.sample_ppm.cast_signed())),
     ]
 }
 
-impl Rows {
-    pub fn new(compression: Compression) -> io::Result<Rows> {
-        Rows::with_groups(compression, ROWS)
+impl<W: Write + Send> Rows<W> {
+    /// Starts a file.
+    ///
+    /// # Errors
+    /// When `out` fails.
+    pub fn new(out: W, compression: Compression) -> io::Result<Rows<W>> {
+        Rows::with_groups(out, compression, ROWS)
     }
 
-    pub fn with_groups(compression: Compression, most: usize) -> io::Result<Rows> {
+    pub(super) fn with_groups(out: W, compression: Compression, most: usize) -> io::Result<Rows<W>> {
         let codec = match compression {
             Compression::None => Codec::UNCOMPRESSED,
             Compression::Gzip => Codec::GZIP(GzipLevel::default()),
@@ -210,12 +255,21 @@ impl Rows {
                 }
             })
             .collect();
-        let writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).map_err(failed)?;
-        Ok(Rows { writer, columns, rows: 0, bytes: 0, most })
+        let writer = SerializedFileWriter::new(out, schema, Arc::new(properties)).map_err(failed)?;
+        Ok(Rows { writer, columns, kinds: HashMap::new(), rows: 0, bytes: 0, most })
     }
 
+    /// Adds one event with its place.
+    ///
+    /// # Errors
+    /// When a row group is full and the output fails; the file is then of no use.
     pub fn push(&mut self, seq: Seq, event: EventRef<'_>) -> io::Result<()> {
-        for (column, cell) in self.columns.iter_mut().zip(row(seq, event)) {
+        let schema = event.schema();
+        if self.kinds.len() >= KINDS && !self.kinds.contains_key(&schema.id()) {
+            self.kinds.clear();
+        }
+        let kind = self.kinds.entry(schema.id()).or_insert_with(|| Kind::of(schema));
+        for (column, cell) in self.columns.iter_mut().zip(row(seq, event, kind)) {
             match (column, cell) {
                 (Column::Long(v), Cell::Long(n)) => v.push(n),
                 (Column::Int(v), Cell::Int(n)) => v.push(n),
@@ -225,12 +279,12 @@ impl Rows {
                 }
                 (Column::Bytes(v), Cell::Bytes(b)) => {
                     self.bytes += b.len();
-                    v.push(b.into());
+                    v.push(b);
                 }
                 (Column::MaybeBytes(v, there), Cell::MaybeBytes(b)) => {
-                    self.bytes += b.as_ref().map_or(0, Vec::len);
+                    self.bytes += b.as_ref().map_or(0, ByteArray::len);
                     there.push(b.is_some().into());
-                    v.extend(b.map(ByteArray::from));
+                    v.extend(b);
                 }
                 _ => return Err(mismatch()),
             }
@@ -262,7 +316,11 @@ impl Rows {
         Ok(())
     }
 
-    pub fn finish(mut self) -> io::Result<Vec<u8>> {
+    /// Ends the file and gives the output back.
+    ///
+    /// # Errors
+    /// When the output fails.
+    pub fn finish(mut self) -> io::Result<W> {
         self.group()?;
         self.writer.into_inner().map_err(failed)
     }

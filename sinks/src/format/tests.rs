@@ -134,7 +134,7 @@ fn parquet_reads_back_row_by_row() {
 #[test]
 fn row_groups_follow_one_another() {
     use ::parquet::file::reader::{FileReader as _, SerializedFileReader};
-    let mut rows = parquet::Rows::with_groups(Compression::Zstd, 100).unwrap();
+    let mut rows = parquet::Rows::with_groups(Vec::new(), Compression::Zstd, 100).unwrap();
     for (seq, event) in batch(1, 250).iter() {
         rows.push(seq, event).unwrap();
     }

@@ -111,6 +111,30 @@ fn a_capture_holds_every_event_and_its_end() {
     assert_eq!(String::from_utf8(lines).unwrap(), inspect(SMALL, &["--events"]).stdout);
 }
 
+/// `tests/parquet/install.sh` prints the Python to put into `TIDEGATE_PARQUET_PYTHON`;
+/// `TIDEGATE_PARQUET_TRACE` names another trace.
+#[test]
+fn readers_we_did_not_write_read_every_event_of_a_trace_from_parquet() {
+    let Some(python) = std::env::var_os("TIDEGATE_PARQUET_PYTHON") else {
+        eprintln!("SKIPPED: TIDEGATE_PARQUET_PYTHON is not set");
+        assert!(std::env::var_os("CI").is_none(), "never skipped in CI");
+        return;
+    };
+    let file =
+        std::env::var_os("TIDEGATE_PARQUET_TRACE").map_or_else(|| trace("perfview/gcevents"), Into::into);
+    let dir = tempfile::tempdir().unwrap();
+    let (parquet, lines) = (dir.path().join("events.parquet"), dir.path().join("events.jsonl"));
+    for (form, to) in [("parquet", &parquet), ("jsonl", &lines)] {
+        finish(program().args(["convert", "--to", form, "-o"]).arg(to).arg(&file)).code(0);
+    }
+    let script = root().join("tests/parquet/check.py");
+    let done = std::process::Command::new(python).arg(script).args([&parquet, &lines]).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    let rows = format!("{} rows", std::fs::read_to_string(&lines).unwrap().lines().count());
+    assert!(said.lines().count() == 2 && said.lines().all(|l| l.contains(&rows)), "{said}");
+}
+
 #[test]
 fn an_output_that_cannot_be_made_is_said_with_code_73() {
     let file = trace(SMALL);

@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 use tidegate_proto::ids::SinkId;
 
 use crate::format::{Compression, Format};
-use crate::layout::{Layout, LayoutError, Part};
+use crate::layout::{Layout, LayoutError, Named, Part};
 use crate::limits::{BatchConfig, LimitError};
 use crate::units::Size;
 use crate::{BatchLimits, BoxFuture, DeliverError, Delivered, Object, Sink, SinkBatch};
@@ -233,15 +233,7 @@ fn temporary(path: &Path) -> PathBuf {
 
 /// Whether a name is one of ours: `first-last-tag.suffix`, finished or not.
 fn is_ours(name: &OsStr) -> bool {
-    let Some(name) = name.to_str() else { return false };
-    let digits = |s: &str| s.len() == 20 && s.bytes().all(|b| b.is_ascii_digit());
-    let mut parts = name.splitn(3, '-');
-    let (first, last, rest) = (parts.next(), parts.next(), parts.next());
-    let tagged = |rest: &str| {
-        rest.split_once('.')
-            .is_some_and(|(tag, _)| tag.len() == 16 && tag.bytes().all(|b| b.is_ascii_hexdigit()))
-    };
-    first.is_some_and(digits) && last.is_some_and(digits) && rest.is_some_and(tagged)
+    name.to_str().and_then(Named::parse).is_some()
 }
 
 struct Kept {

@@ -22,7 +22,7 @@ use std::io;
 
 use sha2::{Digest as _, Sha256};
 use tidegate_proto::batch::EventRef;
-use tidegate_proto::ids::Seq;
+use tidegate_proto::ids::{Seq, SeqRange};
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_proto::time;
 
@@ -258,6 +258,32 @@ impl Layout {
     }
 }
 
+/// What a name of a file or blob tells, for reconciling a folder or container with receipts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named<'a> {
+    /// The planned range.
+    pub range: SeqRange,
+    /// The 16 hexadecimal digits that tell the objects of a range apart.
+    pub tag: &'a str,
+}
+
+impl<'a> Named<'a> {
+    /// Reads a name, with or without its path; `None` when no [`Layout`] makes such names.
+    #[must_use]
+    pub fn parse(name: &'a str) -> Option<Named<'a>> {
+        let name = name.rsplit(['/', '\\']).next()?;
+        let mut parts = name.splitn(3, '-');
+        let mut place = || {
+            let digits = parts.next().filter(|p| p.len() == 20 && p.bytes().all(|b| b.is_ascii_digit()))?;
+            digits.parse().ok().map(Seq)
+        };
+        let range = SeqRange::new(place()?, place()?)?;
+        let (tag, _) = parts.next()?.split_once('.')?;
+        let hex = tag.len() == 16 && tag.bytes().all(|b| b.is_ascii_hexdigit());
+        hex.then_some(Named { range, tag })
+    }
+}
+
 /// A value as one part of a path: other characters than letters, digits, `.`, `_` and `-` of
 /// ASCII become `_`. Two values may become equal; the name's tag tells them apart.
 fn fit(value: &str) -> String {
@@ -326,6 +352,11 @@ mod tests {
         let other = parts("{date}", &batch(1, 31)).await;
         assert_ne!(whole[0].name, other[0].name);
         let flat = parts("", &batch(7, 9)).await;
+        for part in [&whole[0], &flat[0]] {
+            assert_eq!(Named::parse(&part.name).unwrap().tag, part.tag);
+        }
+        let range = Named::parse(&flat[0].name).unwrap().range;
+        assert_eq!((range.first(), range.last()), (Seq(7), Seq(9)));
         let start = "00000000000000000007-00000000000000000009-";
         assert!(flat[0].name.starts_with(start) && flat[0].name.ends_with(".jsonl"), "{}", flat[0].name);
     }

@@ -13,6 +13,7 @@ pub mod gate;
 pub mod intake;
 pub mod own;
 pub mod pipeline;
+pub mod receipts;
 pub mod sampling;
 pub mod settings;
 #[cfg(test)]

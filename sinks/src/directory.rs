@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 use tidegate_proto::ids::SinkId;
 
 use crate::format::{Compression, Format};
+use crate::held::{Held, ListError, Listing};
 use crate::layout::{Layout, LayoutError, Named, Part};
 use crate::limits::{BatchConfig, LimitError};
 use crate::units::Size;
@@ -122,6 +123,57 @@ impl DirectorySink {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// What its destinations begin with.
+    pub(crate) fn base(&self) -> String {
+        self.root.join("").to_string_lossy().into_owned()
+    }
+
+    /// See [`SinkConfig::list`](crate::SinkConfig::list). Files that are not finished are left out.
+    pub(crate) fn list(&self, what: &Listing, each: &mut dyn FnMut(Held)) -> Result<(), ListError> {
+        let prefix = what.of.as_ref().map(|(host, stream)| self.layout.prefix(host, stream));
+        let mut folders = vec![(self.root.clone(), 0)];
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ListError::Read { path, source }
+        };
+        while let Some((folder, depth)) = folders.pop() {
+            let entries = match fs::read_dir(&folder) {
+                // nothing was delivered yet
+                Err(e) if e.kind() == io::ErrorKind::NotFound && depth == 0 => return Ok(()),
+                other => other.map_err(failed(&folder))?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(failed(&folder))?;
+                let path = entry.path();
+                let kind = entry.file_type().map_err(failed(&path))?;
+                if kind.is_dir() && depth < DEPTH_MAX {
+                    folders.push((path, depth + 1));
+                    continue;
+                }
+                let below = path.strip_prefix(&self.root).unwrap_or(&path);
+                let parts: Vec<_> = below.iter().map(OsStr::to_string_lossy).collect();
+                let name = parts.join("/");
+                let wanted = prefix.as_deref().is_none_or(|p| name.starts_with(p));
+                if !kind.is_file() || !wanted || name.ends_with(UNFINISHED) {
+                    continue;
+                }
+                let len = entry.metadata().map_err(failed(&path))?.len();
+                let sha256 = if what.read {
+                    let mut digest = Sha256::new();
+                    File::open(&path)
+                        .and_then(|mut f| io::copy(&mut f, &mut digest))
+                        .map_err(failed(&path))?;
+                    Some(digest.finalize().into())
+                } else {
+                    None
+                };
+                let destination = path.to_string_lossy().into_owned();
+                each(Held { destination, name, len, sha256, writer: None });
+            }
+        }
+        Ok(())
     }
 }
 

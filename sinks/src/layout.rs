@@ -157,6 +157,24 @@ impl Layout {
         self.compression
     }
 
+    /// What all names of a host's stream begin with.
+    #[must_use]
+    pub fn prefix(&self, host: &str, stream: &str) -> String {
+        let mut prefix = String::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(text) => prefix.push_str(text),
+                Piece::Place(Place::Host) => prefix.push_str(&fit(host)),
+                Piece::Place(Place::Stream) => prefix.push_str(&fit(stream)),
+                Piece::Place(_) => return prefix,
+            }
+        }
+        if !prefix.is_empty() {
+            prefix.push('/');
+        }
+        prefix
+    }
+
     fn partition(&self, event: EventRef<'_>) -> Partition {
         let head = event.head();
         let unit = match (self.by_hour, self.by_date) {
@@ -377,6 +395,34 @@ mod tests {
 
     fn new(path: &str) -> Result<Layout, LayoutError> {
         Layout::new(path, Format::Jsonl, Compression::None)
+    }
+
+    #[tokio::test]
+    async fn every_name_of_a_host_begins_with_its_prefix() {
+        let batch = batch(1, 50);
+        for (path, prefix) in [
+            ("", ""),
+            ("{host}/{stream}/dt={date}", "host-1/events/dt="),
+            ("logs/{host}", "logs/host-1/"),
+            ("{level}/{host}", ""),
+        ] {
+            assert_eq!(new(path).unwrap().prefix("host-1", "events"), prefix);
+            assert!(parts(path, &batch).await.iter().all(|p| p.name.starts_with(prefix)), "{path}");
+        }
+    }
+
+    #[test]
+    fn names_that_no_layout_makes_are_none() {
+        let name = format!("{:020}-{:020}-0123456789abcdef.jsonl.zst", 3, 9);
+        for path in [name.clone(), format!("a/b/{name}"), format!("a\\b\\{name}")] {
+            assert_eq!(Named::parse(&path).unwrap().tag, "0123456789abcdef");
+        }
+        let backwards = format!("{:020}-{:020}-0123456789abcdef.jsonl", 9, 3);
+        let large = format!("{0}-{0}-0123456789abcdef.jsonl", "9".repeat(20));
+        for bad in ["", "a/b/", "readme.txt", &name[1..], &name.replace("abc", "xyz"), &backwards, &large] {
+            assert_eq!(Named::parse(bad), None, "{bad}");
+        }
+        assert_eq!(Named::parse(name.split_once('.').unwrap().0), None);
     }
 
     #[test]

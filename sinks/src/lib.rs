@@ -10,6 +10,7 @@ mod config;
 pub mod directory;
 pub mod events;
 pub mod format;
+pub mod held;
 pub mod http;
 pub mod kafka;
 pub mod layout;

@@ -427,6 +427,14 @@ pub trait Ring: fmt::Debug + Send + Sync + 'static {
     /// When the book cannot be read.
     fn chain_read(&self, chain: Chain, from: u64, most: usize) -> Result<Vec<ChainEntry>, RingError>;
 
+    /// Number and hash of the newest entry that was let go for newer ones: the oldest entry kept
+    /// hangs on it. 0 and zeros when the chain is kept from its start. Of each chain the newest
+    /// 4096 are kept, and of those 1 MiB, or 1/64 of a smaller ring's bound.
+    ///
+    /// # Errors
+    /// When the book cannot be read.
+    fn chain_anchor(&self, chain: Chain) -> Result<(u64, [u8; 32]), RingError>;
+
     /// A small value kept with the ring: switches, cached settings.
     ///
     /// # Errors

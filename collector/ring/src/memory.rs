@@ -288,6 +288,10 @@ impl Ring for MemoryRing {
         Ok(self.open()?.ledger.chain(chain).read(from, most))
     }
 
+    fn chain_anchor(&self, chain: Chain) -> Result<(u64, [u8; 32]), RingError> {
+        Ok(self.open()?.ledger.chain(chain).anchor)
+    }
+
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>, RingError> {
         Ok(self.open()?.ledger.values.get(key).cloned())
     }

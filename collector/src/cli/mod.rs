@@ -5,6 +5,7 @@
 
 mod audit;
 mod bench;
+mod chain;
 mod completions;
 mod convert;
 mod daemon;
@@ -15,6 +16,7 @@ mod level;
 mod logs;
 mod out;
 mod plot;
+mod receipts;
 mod replay;
 mod run;
 mod state;
@@ -61,6 +63,8 @@ enum Command {
     Telemetry(telemetry::Args),
     /// List or verify the log of changes.
     Audit(audit::Args),
+    /// List, verify, reconcile and export the receipts of deliveries.
+    Receipts(receipts::Args),
     /// Measure this machine, from source to sink.
     Bench(bench::Args),
     /// Print the completion script of a shell.
@@ -105,6 +109,7 @@ fn run(command: Command, logs: &logs::Options) -> Done {
         Command::Level(args) => level::run(&args),
         Command::Telemetry(args) => telemetry::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Receipts(args) => receipts::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => completions::man(&args),

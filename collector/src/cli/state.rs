@@ -8,7 +8,7 @@ use tidegate_ring::{Ring, RingError, SledRing};
 
 use super::exit::{Exit, Failure};
 use super::{daemon, out};
-use crate::assemble;
+use crate::assemble::{self, AssembleError};
 use crate::config::{self, Config};
 use crate::control::{Control, Who};
 use crate::gate::Rules;
@@ -44,8 +44,14 @@ pub(super) fn ring(config: &Config) -> Result<Arc<dyn Ring>, Failure> {
             .hint("start the collector once, or name its configuration with -c"));
     }
     let ring = SledRing::open(path, config.ring.options.clone()).map_err(|e| {
-        let failure = assemble::ring_error(path, e);
-        daemon::assemble_failure(&failure)
+        match assemble::ring_error(path, e) {
+            AssembleError::InUse(path) => Failure::new(
+                Exit::TempFail,
+                format!("the collector is running and has its ring {} to itself", path.display()),
+            )
+            .hint("stop it (systemctl stop tidegate), run this again, start it; it goes on where it was"),
+            failure => daemon::assemble_failure(&failure),
+        }
     })?;
     Ok(Arc::new(ring))
 }

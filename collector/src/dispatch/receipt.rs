@@ -8,8 +8,12 @@ use tidegate_proto::time;
 use tidegate_ring::PerLevel;
 use tidegate_sinks::{Delivered, Object, SinkBatch};
 
-/// Objects that one receipt names; a ring's entry has room for about twice as many.
+/// Objects that one receipt names.
 const MAX_OBJECTS: usize = 128;
+/// Bytes of their JSON; a ring's entry may have 64 KiB.
+const MAX_OBJECTS_BYTES: usize = 48 << 10;
+/// Characters of a destination: the longest name of a blob, and the container's address.
+const MAX_DESTINATION: usize = 1_500;
 
 /// Counts of a settled run.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +35,14 @@ pub(super) fn receipt(
     now_ns: i64,
 ) -> Vec<u8> {
     let lost: BTreeMap<&str, &PerLevel> = counts.lost.iter().map(|(r, n)| (r.as_str(), n)).collect();
-    let objects: Vec<Value> = done.objects.iter().take(MAX_OBJECTS).map(object).collect();
+    let mut room = MAX_OBJECTS_BYTES;
+    let fits = |value: &Value| {
+        let left = room.checked_sub(value.to_string().len());
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    let objects: Vec<Value> = done.objects.iter().take(MAX_OBJECTS).map(object).take_while(fits).collect();
+    let more = done.objects.len() - objects.len();
     let origin = batch.origin();
     let mut receipt = json!({
         "sink": sink,
@@ -47,9 +58,7 @@ pub(super) fn receipt(
         "lost": lost,
         "objects": objects,
     });
-    if let (more @ 1.., Some(members)) =
-        (done.objects.len().saturating_sub(MAX_OBJECTS), receipt.as_object_mut())
-    {
+    if let (1.., Some(members)) = (more, receipt.as_object_mut()) {
         members.insert("more_objects".to_owned(), more.into());
     }
     receipt.to_string().into_bytes()
@@ -63,7 +72,7 @@ fn object(o: &Object) -> Value {
         let _ = write!(sha256, "{b:02x}");
     }
     json!({
-        "to": short(&o.destination, 200), "sha256": sha256, "bytes": o.len, "events": o.events,
+        "to": short(&o.destination, MAX_DESTINATION), "sha256": sha256, "bytes": o.len, "events": o.events,
         "id": short(&o.server_id, 80), "found": o.found,
     })
 }

@@ -95,6 +95,9 @@ impl Ring for Flaky {
     fn chain_read(&self, chain: Chain, from: u64, most: usize) -> Result<Vec<ChainEntry>, RingError> {
         self.inner.chain_read(chain, from, most)
     }
+    fn chain_anchor(&self, chain: Chain) -> Result<(u64, [u8; 32]), RingError> {
+        self.inner.chain_anchor(chain)
+    }
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>, RingError> {
         self.inner.get(key)
     }

@@ -85,7 +85,7 @@ impl Api {
         Ok(reply)
     }
 
-    fn fail(&self, url: &Url, reply: &Reply) -> DeliverError {
+    pub(super) fn fail(&self, url: &Url, reply: &Reply) -> DeliverError {
         error::of_reply(&redact(url.as_str()), reply, self.client.clock().now(), self.auth.advice())
     }
 

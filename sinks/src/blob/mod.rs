@@ -33,6 +33,7 @@ mod auth;
 mod broker;
 mod config;
 mod error;
+mod list;
 mod sign;
 mod token;
 mod upload;

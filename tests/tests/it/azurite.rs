@@ -78,15 +78,37 @@ impl Container {
         body
     }
 
+    /// Writes a blob as someone else would.
+    pub fn put(&self, name: &str, bytes: &[u8]) {
+        let (status, body) = self.request("PUT", &format!("/{name}"), "", Some(bytes));
+        assert_eq!(status, 201, "{name}: {}", String::from_utf8_lossy(&body));
+    }
+
+    /// Removes a blob.
+    pub fn delete(&self, name: &str) {
+        let (status, body) = self.call("DELETE", &format!("/{name}"), "");
+        assert_eq!(status, 202, "{name}: {}", String::from_utf8_lossy(&body));
+    }
+
     fn call(&self, method: &str, blob: &str, query: &str) -> (u16, Vec<u8>) {
+        self.request(method, blob, query, None)
+    }
+
+    fn request(&self, method: &str, blob: &str, query: &str, bytes: Option<&[u8]>) -> (u16, Vec<u8>) {
         let path = format!("/{ACCOUNT}/{}{blob}", self.name);
         let date = httpdate::fmt_http_date(SystemTime::now());
         let mut parameters: Vec<String> =
             query.split('&').filter(|q| !q.is_empty()).map(|q| q.replacen('=', ":", 1)).collect();
         parameters.sort();
         let resource: String = parameters.iter().map(|p| format!("\n{p}")).collect();
+        let length = bytes.map_or(0, <[u8]>::len);
+        let signed_length = if length == 0 { String::new() } else { length.to_string() };
+        let (kind, kind_header) = match bytes {
+            Some(_) => ("x-ms-blob-type:BlockBlob\n", "x-ms-blob-type: BlockBlob\r\n"),
+            None => ("", ""),
+        };
         let to_sign = format!(
-            "{method}\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:{date}\nx-ms-version:{VERSION}\n/{ACCOUNT}{path}{resource}"
+            "{method}\n\n\n{signed_length}\n\n\n\n\n\n\n\n\n{kind}x-ms-date:{date}\nx-ms-version:{VERSION}\n/{ACCOUNT}{path}{resource}"
         );
         let mut mac = Hmac::<Sha256>::new_from_slice(&STANDARD.decode(KEY).unwrap()).unwrap();
         mac.update(to_sign.as_bytes());
@@ -95,12 +117,13 @@ impl Container {
         let request = format!(
             "{method} {path}{question}{query} HTTP/1.1\r\nHost: {}\r\nx-ms-date: {date}\r\n\
              x-ms-version: {VERSION}\r\nAuthorization: SharedKey {ACCOUNT}:{signature}\r\n\
-             Content-Length: 0\r\nConnection: close\r\n\r\n",
+             {kind_header}Content-Length: {length}\r\nConnection: close\r\n\r\n",
             self.address
         );
         let mut stream = TcpStream::connect(&self.address).expect("the emulator listens");
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
+        stream.write_all(bytes.unwrap_or_default()).unwrap();
         let mut reply = Vec::new();
         stream.read_to_end(&mut reply).unwrap();
         parse(&reply)

@@ -2,6 +2,7 @@
 
 mod azurite;
 mod crash;
+mod receipts;
 mod runs;
 mod support;
 mod surface;

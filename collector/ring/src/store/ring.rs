@@ -85,14 +85,6 @@ impl SledRing {
         Ok(ring)
     }
 
-    /// What the oldest entry of a chain that is kept hangs on: number and hash of the one before
-    /// it; (0, zeros) when it is the first of all. Older entries are let go: of each chain the
-    /// newest 4096 are kept, and of those 1 MiB, or 1/64 of a smaller ring's bound.
-    #[must_use]
-    pub fn chain_anchor(&self, chain: Chain) -> (u64, [u8; 32]) {
-        self.shared.lock().ledger.chain(chain).anchor
-    }
-
     /// Opens a ring over a disk and a book.
     pub(crate) fn over(
         disk: Box<dyn Disk>,
@@ -326,6 +318,11 @@ impl Ring for SledRing {
     fn chain_read(&self, chain: Chain, from: u64, most: usize) -> Result<Vec<ChainEntry>, RingError> {
         let state = self.shared.lock();
         if state.closed { Err(RingError::Closed) } else { Ok(state.ledger.chain(chain).read(from, most)) }
+    }
+
+    fn chain_anchor(&self, chain: Chain) -> Result<(u64, [u8; 32]), RingError> {
+        let state = self.shared.lock();
+        if state.closed { Err(RingError::Closed) } else { Ok(state.ledger.chain(chain).anchor) }
     }
 
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>, RingError> {

@@ -422,6 +422,7 @@ fn chains_and_values(make: MakeRing<'_>) {
     assert_eq!(two.hash, crate::chain_link(&one.hash, 2, b"two"));
     assert_eq!(ring.chain_read(Chain::Audit, 2, 10).expect("read"), [two]);
     assert_eq!(ring.chain_read(Chain::Receipts, 1, 10).expect("read"), []);
+    assert_eq!(ring.chain_anchor(Chain::Audit).expect("read"), (0, [0; 32]));
     is_misuse(ring.chain_append(Chain::Audit, &vec![0; 65 << 10]));
     assert_eq!(ring.get("switch").expect("read"), None);
     ring.put("switch", Some(&vec![7; 64 << 10])).expect("stored");

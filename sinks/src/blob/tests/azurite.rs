@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU32;
 
 use super::*;
+use crate::held::Listing;
 use crate::http::{Method, Request};
 use crate::testing::{Mishap, UnreliableSink};
 
@@ -143,4 +144,35 @@ async fn a_wrong_key_and_a_missing_container_are_told_by_the_emulator() {
         assert!(advice.contains("create_container"), "{error:?}");
     }
     container.sink().check().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_is_listed_with_who_wrote_what_in_the_emulator() {
+    let Some(url) = emulator() else { return };
+    let container = Container::new(&url, "compression = \"none\"");
+    let sink = container.sink();
+    let list = async |what: &Listing| {
+        let mut found = Vec::new();
+        sink.list(what, &mut |held| found.push(held)).await.map(|()| found)
+    };
+    let error = list(&Listing::default()).await.unwrap_err().to_string();
+    assert!(error.contains("held until someone acts"), "no container yet: {error}");
+    let mut delivered = Vec::new();
+    for n in 0..3 {
+        delivered.extend(sink.deliver(&batch(n * 50 + 1, n * 50 + 50)).await.unwrap().objects);
+    }
+    let mut of = Listing { of: Some(("host-1".to_owned(), "events".to_owned())), read: true };
+    let mut found = list(&of).await.unwrap();
+    found.sort_by(|a, b| a.destination.cmp(&b.destination));
+    delivered.sort_by(|a, b| a.destination.cmp(&b.destination));
+    assert_eq!(found.len(), delivered.len());
+    for (held, object) in found.iter().zip(&delivered) {
+        assert_eq!(held.destination, object.destination);
+        assert_eq!(held.destination, format!("{}{}", sink.base(), held.name));
+        assert_eq!((held.len, held.sha256), (object.len, Some(object.sha256)));
+        let (host, stream, _) = held.writer.as_ref().unwrap();
+        assert_eq!((host.as_str(), stream.as_str()), ("host-1", "events"));
+    }
+    of.of = Some(("host-2".to_owned(), "events".to_owned()));
+    assert_eq!(list(&of).await.unwrap(), []);
 }

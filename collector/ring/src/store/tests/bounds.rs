@@ -163,7 +163,7 @@ fn a_chain_is_kept_in_its_bound_and_goes_on_after_opening() {
     assert_eq!(ring.status().quarantined, Vec::<String>::new());
     assert_eq!(ring.chain_read(Chain::Receipts, 0, 99).expect("read"), kept);
     assert_eq!(ring.chain_append(Chain::Receipts, b"next").expect("appended").number, 21);
-    let (number, hash) = ring.chain_anchor(Chain::Receipts);
+    let (number, hash) = ring.chain_anchor(Chain::Receipts).unwrap();
     assert_eq!(number + 1, ring.chain_read(Chain::Receipts, 0, 1).expect("read")[0].number);
     let first = &ring.chain_read(Chain::Receipts, 0, 1).expect("read")[0];
     assert_eq!(crate::chain_link(&hash, first.number, &first.data), first.hash);

@@ -1,0 +1,194 @@
+//! Receipts as files that need nothing but `sha256sum` to be checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use tidegate_ring::ChainEntry;
+
+use super::Entry;
+
+/// What stands in the export's `README`: the format.
+pub const README: &str = "\
+Receipts of deliveries, exported by tidegate.
+
+receipts/NUMBER    one file a receipt, NUMBER in 20 digits. Its bytes:
+                     32  SHA-256 of the receipt before (zeros before number 1)
+                      8  its number, big-endian
+                      n  the receipt, JSON in UTF-8
+SHA256SUMS         the SHA-256 of each of these files. It is the receipt's hash,
+                   and stands at the beginning of the receipt that follows.
+check.sh           checks the files and their links: sh check.sh
+anchor             number and hash of the receipt before the first one here;
+                   0 and zeros when none is missing before it
+receipts.jsonl     the same receipts for reading, one a line, with number and hash
+objects/SINK       what the receipts of a sink name, as sha256sum reads it, with
+                   paths below the folder or container. In a copy of it:
+                     sha256sum -c /path/to/objects/SINK
+
+A receipt's JSON: sink; host, stream, epoch (whose events); first, last (their places,
+inclusive); time (settled, UTC); level (the telemetry level in force, 0 to 3); delivered,
+rejected, lost (events per telemetry level: Security, Basic, Enhanced, Full); objects
+(to = where, sha256, bytes, events, id = the server's name for it, found = an earlier
+attempt had got through); more_objects (how many had no room).
+
+The last line of SHA256SUMS is the head. Whoever kept it, or an earlier one, knows that
+nothing up to it was changed, added or left out since.
+";
+
+const CHECK: &str = "\
+#!/bin/sh
+# Checks every receipt's hash, then that each names the one before. Needs sh, od and sha256sum.
+cd \"$(dirname \"$0\")\" || exit 2
+sha256sum --quiet -c SHA256SUMS || { echo 'BROKEN: a receipt was changed'; exit 1; }
+before=$(cut -d ' ' -f 2 anchor)
+number=$(cut -d ' ' -f 1 anchor)
+while read -r hash file; do
+  number=$((number + 1))
+  link=$(od -An -v -tx1 -N32 \"$file\" | tr -d ' \\n')
+  [ \"$link\" = \"$before\" ] || { echo \"BROKEN: $file does not follow the one before\"; exit 1; }
+  stored=$(od -An -v -tx1 -j32 -N8 \"$file\" | tr -d ' \\n')
+  [ \"$stored\" = \"$(printf %016x \"$number\")\" ] || { echo \"BROKEN: $file is not number $number\"; exit 1; }
+  before=$hash
+done <SHA256SUMS
+echo \"whole up to receipt $number, head $before\"
+";
+
+/// What was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// Receipts.
+    pub receipts: u64,
+    /// Objects that they name, each once.
+    pub objects: u64,
+    /// Objects that their receipts had no room to name.
+    pub unnamed: u64,
+}
+
+/// An export under way.
+#[derive(Debug)]
+pub struct Export {
+    folder: PathBuf,
+    sums: fs::File,
+    lines: io::BufWriter<fs::File>,
+    before: [u8; 32],
+    /// Per sink: what its destinations begin with.
+    bases: BTreeMap<String, String>,
+    objects: BTreeMap<String, BTreeSet<(String, String)>>,
+    done: Exported,
+}
+
+/// A sink's name as a file's; names are made of letters, digits, `.`, `_` and `-` in a
+/// configuration, but receipts may be of an older one.
+fn file_name(sink: &str) -> String {
+    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    sink.chars().map(|c| if sound(c) { c } else { '_' }).collect()
+}
+
+/// `%20` and the like as what they stand for; others stay.
+fn decoded(url: &str) -> String {
+    let mut bytes = Vec::with_capacity(url.len());
+    let mut rest = url.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.filter(|_| *first == b'%').and_then(|d| u8::from_str_radix(d, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| url.to_owned())
+}
+
+impl Export {
+    /// Begins an export into a folder that is empty or not there. `anchor` is what the first
+    /// receipt hangs on, `bases` what the destinations of each sink begin with.
+    ///
+    /// # Errors
+    /// When the folder holds something, or cannot be written.
+    pub fn begin(
+        folder: &Path,
+        anchor: (u64, [u8; 32]),
+        bases: BTreeMap<String, String>,
+    ) -> io::Result<Export> {
+        fs::create_dir_all(folder)?;
+        if fs::read_dir(folder)?.next().is_some() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the folder is not empty"));
+        }
+        fs::create_dir(folder.join("receipts"))?;
+        fs::create_dir(folder.join("objects"))?;
+        fs::write(folder.join("README"), README)?;
+        fs::write(folder.join("check.sh"), CHECK)?;
+        fs::write(folder.join("anchor"), format!("{} {}\n", anchor.0, crate::audit::hex(&anchor.1)))?;
+        Ok(Export {
+            sums: fs::File::create(folder.join("SHA256SUMS"))?,
+            lines: io::BufWriter::new(fs::File::create(folder.join("receipts.jsonl"))?),
+            folder: folder.to_owned(),
+            before: anchor.1,
+            bases,
+            objects: BTreeMap::new(),
+            done: Exported::default(),
+        })
+    }
+
+    /// Adds the receipts that follow.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn add(&mut self, entries: &[ChainEntry]) -> io::Result<()> {
+        let mut sums = String::new();
+        for entry in entries {
+            let name = format!("receipts/{:020}", entry.number);
+            let mut bytes = self.before.to_vec();
+            bytes.extend_from_slice(&entry.number.to_be_bytes());
+            bytes.extend_from_slice(&entry.data);
+            fs::write(self.folder.join(&name), bytes)?;
+            let read = Entry::from(entry);
+            // writing to a text does not fail
+            let _ = writeln!(sums, "{}  {name}", read.hash);
+            writeln!(self.lines, "{}", serde_json::to_string(&read)?)?;
+            self.before = entry.hash;
+            self.done.receipts += 1;
+            let Some(receipt) = read.receipt else { continue };
+            self.done.unnamed += receipt.more_objects;
+            let base = self.bases.get(&receipt.sink).map(String::as_str).unwrap_or_default();
+            let listed = self.objects.entry(receipt.sink).or_default();
+            for object in receipt.objects {
+                let below = object.to.strip_prefix(base).unwrap_or(&object.to);
+                let path = if object.to.contains("://") {
+                    decoded(below)
+                } else {
+                    below.replace(std::path::MAIN_SEPARATOR, "/")
+                };
+                // requests are no files
+                let sound = !path.contains(['\n', '\r', '\\']) && object.sha256.len() == 64;
+                if sound && tidegate_sinks::layout::Named::parse(&path).is_some() {
+                    listed.insert((path, object.sha256));
+                }
+            }
+        }
+        self.sums.write_all(sums.as_bytes())
+    }
+
+    /// Ends the export.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn finish(mut self) -> io::Result<Exported> {
+        for (sink, objects) in self.objects.iter().filter(|(_, o)| !o.is_empty()) {
+            let text: String = objects.iter().map(|(path, sha256)| format!("{sha256}  {path}\n")).collect();
+            fs::write(self.folder.join("objects").join(file_name(sink)), text)?;
+            self.done.objects += objects.len() as u64;
+        }
+        self.lines.flush()?;
+        self.sums.sync_all()?;
+        Ok(self.done)
+    }
+}

@@ -1,0 +1,276 @@
+//! Receipts against listings of every kind, and exports checked by programs that we did not write.
+
+use std::collections::BTreeMap;
+#[cfg(unix)]
+use std::path::Path;
+#[cfg(unix)]
+use std::process::Command;
+
+use sha2::{Digest as _, Sha256};
+use tidegate_proto::ids::{Seq, SeqRange};
+use tidegate_ring::{ChainEntry, Cursor, chain_link};
+use tidegate_sinks::held::Held;
+
+use super::{Entry, Export, Object, Receipt, Reconciler, Report};
+
+const BASE: &str = "https://acct.test/logs/";
+
+fn name(first: u64, last: u64, tag: u64) -> String {
+    format!("h/dt=2026-01-01/{first:020}-{last:020}-{tag:016x}.jsonl")
+}
+
+fn object(name: &str, bytes: &[u8]) -> Object {
+    let sha256 = crate::audit::hex(&Sha256::digest(bytes));
+    Object { to: format!("{BASE}{name}"), sha256, bytes: bytes.len() as u64, events: 1, ..Object::default() }
+}
+
+fn receipt(first: u64, last: u64, objects: Vec<Object>) -> Receipt {
+    Receipt {
+        sink: "archive".to_owned(),
+        host: "h".to_owned(),
+        stream: "events".to_owned(),
+        epoch: "00000000000000aa".to_owned(),
+        first,
+        last,
+        time: "2026-01-01T00:00:00Z".to_owned(),
+        level: 2,
+        delivered: [0, 1, 2, 0],
+        rejected: [0; 4],
+        lost: BTreeMap::new(),
+        objects,
+        more_objects: 0,
+    }
+}
+
+fn held(name: &str, bytes: &[u8]) -> Held {
+    let writer = ("h".to_owned(), "events".to_owned(), "00000000000000aa".to_owned());
+    Held {
+        destination: format!("{BASE}{name}"),
+        name: name.to_owned(),
+        len: bytes.len() as u64,
+        sha256: Some(Sha256::digest(bytes).into()),
+        writer: Some(writer),
+    }
+}
+
+/// Three runs, the second in two objects.
+fn receipts() -> [Receipt; 3] {
+    let one = |f, l, t| object(&name(f, l, t), b"x");
+    [
+        receipt(1, 10, vec![one(1, 10, 1)]),
+        receipt(11, 20, vec![one(11, 20, 2), one(11, 20, 3)]),
+        receipt(31, 40, vec![one(31, 40, 4)]),
+    ]
+}
+
+fn all_held() -> Vec<Held> {
+    [(1, 10, 1), (11, 20, 2), (11, 20, 3), (31, 40, 4)].map(|(f, l, t)| held(&name(f, l, t), b"x")).to_vec()
+}
+
+fn report(cursor: &Cursor, cut: bool, receipts: &[Receipt], held: &[Held]) -> Report {
+    let mut both = Reconciler::new(cursor, cut);
+    receipts.iter().for_each(|r| both.receipt(r));
+    held.iter().for_each(|h| both.held(h));
+    both.finish()
+}
+
+fn of(held: &[Held]) -> Report {
+    report(&Cursor::default(), false, &receipts(), held)
+}
+
+#[test]
+fn what_was_delivered_and_is_there_fits() {
+    let report = of(&all_held());
+    assert!(report.fits(), "{report}");
+    assert_eq!((report.receipts, report.expected, report.present), (3, 4, 4));
+    assert!(report.to_string().contains("everything fits"));
+    // the container was moved, and its metadata did not come along
+    let moved = all_held().into_iter().map(|h| Held {
+        destination: h.destination.replace("acct", "other"),
+        writer: None,
+        sha256: None,
+        ..h
+    });
+    assert!(of(&moved.collect::<Vec<_>>()).fits());
+}
+
+#[test]
+fn every_mismatch_is_named_with_its_range() {
+    let mut some = all_held();
+    some.remove(2);
+    let report = of(&some);
+    let missing = &report.missing.listed[0];
+    assert!(!report.fits() && report.missing.count == 1);
+    assert_eq!((missing.first, missing.last), (11, 20));
+    assert!(missing.object.ends_with("03.jsonl"), "{missing:?}");
+
+    let mut some = all_held();
+    some[0] = held(&name(1, 10, 1), b"longer");
+    some[3] = held(&name(31, 40, 4), b"y");
+    let report = of(&some);
+    assert_eq!((report.changed.count, report.present), (2, 2));
+    assert!(
+        report.changed.listed[0].why.contains("6 bytes") && report.changed.listed[1].why.contains("SHA-256")
+    );
+
+    let mut some = all_held();
+    some.push(held(&name(1, 10, 1).replace("dt=2026-01-01", "copy"), b"x"));
+    some.push(held(&name(1, 10, 99), b"x"));
+    some.push(held(&name(5, 15, 99), b"x"));
+    some.push(held(&name(35, 50, 99), b"x"));
+    let report = of(&some);
+    assert_eq!((report.duplicate.count, report.foreign.count), (4, 0), "{report}");
+
+    let mut some = all_held();
+    some.push(held(&name(21, 30, 99), b"x"));
+    some.push(held(&name(41, 41, 99), b"x"));
+    let report = of(&some);
+    assert_eq!((report.duplicate.count, report.foreign.count), (0, 2), "{report}");
+    assert_eq!((report.foreign.listed[0].first, report.foreign.listed[0].last), (21, 30));
+    assert!(report.to_string().contains("MISMATCH"));
+}
+
+#[test]
+fn two_receipts_for_the_same_events_are_a_duplicate() {
+    let mut list = receipts().to_vec();
+    list.push(receipt(15, 25, vec![object(&name(15, 25, 9), b"x")]));
+    let mut some = all_held();
+    some.push(held(&name(15, 25, 9), b"x"));
+    let report = report(&Cursor::default(), false, &list, &some);
+    assert_eq!((report.duplicate.count, report.duplicate.listed[0].first), (1, 15), "{report}");
+}
+
+#[test]
+fn what_explains_itself_is_counted_and_no_mismatch() {
+    let planned = SeqRange::new(Seq(41), Seq(50)).unwrap();
+    let cursor = Cursor { planned: vec![planned], ..Cursor::default() };
+    let mut some = all_held();
+    some.push(held(&name(41, 50, 7), b"x"));
+    some.push(Held { name: "readme.txt".to_owned(), ..Held::default() });
+    let mut other = held(&name(3, 4, 8), b"x");
+    other.writer = Some(("other".to_owned(), "events".to_owned(), "00".to_owned()));
+    some.push(other);
+    let report = report(&cursor, false, &receipts(), &some);
+    assert!(report.fits(), "{report}");
+    assert_eq!((report.unsettled, report.not_ours, report.others["other/events/00"]), (1, 1, 1));
+    // receipts before the first were let go
+    let late = &receipts()[1..];
+    assert!(self::report(&cursor, true, late, &some).fits());
+    assert_eq!(self::report(&cursor, true, late, &some).older, 1);
+    assert_eq!(self::report(&cursor, false, late, &some).foreign.count, 1);
+}
+
+#[test]
+fn objects_that_a_receipt_had_no_room_for_are_counted_by_their_range() {
+    let mut list = receipts();
+    let dropped = list[1].objects.pop();
+    list[1].more_objects = 1;
+    assert!(dropped.is_some());
+    let whole = report(&Cursor::default(), false, &list, &all_held());
+    assert!(whole.fits() && whole.expected == 4, "{whole}");
+    let less = report(&Cursor::default(), false, &list, &all_held()[..2]);
+    assert_eq!((less.missing.count, less.expected), (2, 4), "{less}");
+    let mut more = all_held();
+    more.push(held(&name(11, 20, 77), b"x"));
+    assert_eq!(report(&Cursor::default(), false, &list, &more).duplicate.count, 1);
+}
+
+#[test]
+fn a_receipt_is_read_back_as_it_was_written() {
+    let one = receipt(1, 2, vec![object("a", b"x")]);
+    let data = serde_json::to_vec(&one).unwrap();
+    let entry = Entry::from(&ChainEntry { number: 7, hash: [1; 32], data });
+    assert_eq!(entry.receipt.as_ref(), Some(&one));
+    let line = entry.to_string();
+    assert!(line.contains("archive 1-2 delivered 3 to https://acct.test/logs/a"), "{line}");
+    let odd = Entry::from(&ChainEntry { number: 8, hash: [1; 32], data: b"\xff".to_vec() });
+    assert!(odd.receipt.is_none() && odd.to_string().contains("not a receipt"));
+}
+
+/// An export of a ring whose first receipts were let go, with the objects beside it.
+#[cfg(unix)]
+fn exported(dir: &Path) -> super::Exported {
+    let anchor = (4000, [7; 32]);
+    let mut hash = anchor.1;
+    let mut all = Vec::new();
+    for number in 4001..=4200_u64 {
+        let (first, bytes) = (number * 10 + 1, number.to_string());
+        let objects = if number > 4190 {
+            vec![object(&name(first, first + 9, number), bytes.as_bytes())]
+        } else {
+            Vec::new()
+        };
+        for object in &objects {
+            let path = dir.join("container").join(object.to.strip_prefix(BASE).unwrap());
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, &bytes).unwrap();
+        }
+        let data = serde_json::to_vec(&receipt(first, first + 9, objects)).unwrap();
+        hash = chain_link(&hash, number, &data);
+        all.push(ChainEntry { number, hash, data });
+    }
+    let bases = BTreeMap::from([("archive".to_owned(), BASE.to_owned())]);
+    let mut export = Export::begin(&dir.join("export"), anchor, bases).unwrap();
+    for page in all.chunks(70) {
+        export.add(page).unwrap();
+    }
+    export.finish().unwrap()
+}
+
+#[cfg(unix)]
+fn ok(program: &mut Command) -> bool {
+    let output = program.output().unwrap();
+    println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    output.status.success()
+}
+
+#[cfg(unix)]
+#[test]
+fn an_export_is_checked_by_sha256sum_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let done = exported(dir.path());
+    assert!(done.receipts == 200 && done.objects == 10 && done.unnamed == 0, "{done:?}");
+    let folder = dir.path().join("export");
+    let sums = |list: &Path, of: &str| {
+        ok(Command::new("sha256sum").args(["--quiet", "-c"]).arg(list).current_dir(dir.path().join(of)))
+    };
+    let check = || ok(Command::new("sh").arg(folder.join("check.sh")));
+    assert!(sums(Path::new("SHA256SUMS"), "export") && check());
+    let objects = folder.join("objects/archive");
+    assert!(sums(&objects, "container"));
+
+    // a delivered object that was changed
+    let some = std::fs::read_to_string(&objects).unwrap();
+    let (_, path) = some.lines().next().unwrap().split_once("  ").unwrap();
+    std::fs::write(dir.path().join("container").join(path), "changed").unwrap();
+    assert!(!sums(&objects, "container"));
+
+    // a receipt that was changed
+    let last = format!("receipts/{:020}", 4200);
+    let sound = std::fs::read(folder.join(&last)).unwrap();
+    let mut bad = sound.clone();
+    bad[60] ^= 1;
+    std::fs::write(folder.join(&last), &bad).unwrap();
+    assert!(!sums(Path::new("SHA256SUMS"), "export") && !check());
+
+    // and one whose sum was made to fit: the links do not
+    std::fs::write(folder.join(&last), &sound).unwrap();
+    let middle = format!("receipts/{:020}", 4100);
+    let mut bad = std::fs::read(folder.join(&middle)).unwrap();
+    let old = crate::audit::hex(&Sha256::digest(&bad));
+    bad[60] ^= 1;
+    std::fs::write(folder.join(&middle), &bad).unwrap();
+    let list = std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+    let list = list.replace(&old, &crate::audit::hex(&Sha256::digest(&bad)));
+    std::fs::write(folder.join("SHA256SUMS"), list).unwrap();
+    assert!(sums(Path::new("SHA256SUMS"), "export") && !check());
+}
+
+#[test]
+fn an_export_goes_into_an_empty_folder_only() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("x"), "").unwrap();
+    assert!(Export::begin(dir.path(), (0, [0; 32]), BTreeMap::new()).is_err());
+    let empty = Export::begin(&dir.path().join("new"), (0, [0; 32]), BTreeMap::new()).unwrap();
+    assert_eq!(empty.finish().unwrap(), super::Exported::default());
+}

@@ -11,11 +11,13 @@
 //! manifest  = len:u32 { host stream epoch created_ns first last blocks* }
 //! digests   = len:u32 { SHA-256 of the manifest, then of each block's stored bytes }
 //! block     = len:u32 { encoded pb::Block, Zstandard }
-//! receipt   = "TIDERCPT" version:u16 body:len:u32 signature:64
+//! receipt   = "TIDERCPT" version:u16 body signature:64
+//! body      = len:u32 { epoch runs* detail }
 //! ```
 //! Numbers are little-endian. The signature of a bundle is over `"TIDEBNDL"` and the digests, that
 //! of a receipt over `"TIDERCPT"` and the body.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read as _, Write};
 
@@ -24,11 +26,13 @@ use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
-use tidegate_proto::level::Class;
+use tidegate_proto::level::{Class, LossReason};
 
 use crate::crypt::unhex;
 use crate::enc::{Dec, Enc};
-use crate::{PerLevel, Read, ReadLimit, Ring, RingError, Settlement, StartAt, StoredBlock, levels, runs};
+use crate::{
+    MemoryRing, PerLevel, Read, ReadLimit, Ring, RingError, Settlement, StartAt, StoredBlock, levels, runs,
+};
 
 const BUNDLE: &[u8; 8] = b"TIDEBNDL";
 const RECEIPT: &[u8; 8] = b"TIDERCPT";
@@ -328,6 +332,21 @@ impl<R: io::Read> Bundle<R> {
         self.range
     }
 
+    /// Reads all blocks into a ring of its own, in memory: with the epoch and the places that the
+    /// events have at home. What the bundle's run does not hold is not there. Takes as much memory
+    /// as the blocks have unpacked bytes.
+    ///
+    /// # Errors
+    /// When a block is damaged or cut.
+    pub fn into_ring(mut self) -> Result<MemoryRing, BundleError> {
+        let mut blocks = Vec::new();
+        while let Some(block) = self.next_block()? {
+            blocks.push(block);
+        }
+        MemoryRing::of_blocks(self.origin.epoch, self.range, blocks)
+            .ok_or(BundleError::Damaged("its blocks do not lie in its run in order"))
+    }
+
     /// The next block, verified. `None` at the end.
     ///
     /// # Errors
@@ -365,13 +384,26 @@ fn decode_manifest(bytes: &[u8]) -> Option<(BundleOrigin, SeqRange, Vec<BlockRow
     Some((origin, range, rows))
 }
 
+/// What became of one run, per telemetry level.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The run.
+    pub range: SeqRange,
+    /// Delivered events.
+    pub delivered: PerLevel,
+    /// Rejected by the far side.
+    pub rejected: PerLevel,
+    /// Left out by the host that delivered (level, filter), by reason.
+    pub lost: BTreeMap<LossReason, PerLevel>,
+}
+
 /// What became of the runs of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// The ring's epoch that the bundle named.
     pub epoch: u64,
-    /// Runs with what was delivered and rejected of them, per telemetry level.
-    pub runs: Vec<(SeqRange, PerLevel, PerLevel)>,
+    /// What became of each run.
+    pub runs: Vec<Settled>,
     /// What the far side said, for the chain of receipts; JSON by convention.
     pub detail: Vec<u8>,
 }
@@ -384,8 +416,11 @@ impl Receipt {
     pub fn write(&self, key: &SigningKey, out: &mut dyn Write) -> Result<(), BundleError> {
         let mut e = Enc::default();
         e.n(self.epoch).n(self.runs.len() as u64);
-        for (run, delivered, rejected) in &self.runs {
-            e.n(run.first().0).n(run.last().0).levels(delivered).levels(rejected);
+        for Settled { range, delivered, rejected, lost } in &self.runs {
+            e.n(range.first().0).n(range.last().0).levels(delivered).levels(rejected).n(lost.len() as u64);
+            lost.iter().for_each(|(reason, levels)| {
+                e.n(*reason as u64).levels(levels);
+            });
         }
         e.bytes(&self.detail);
         out.write_all(RECEIPT)?;
@@ -406,32 +441,40 @@ impl Receipt {
         let mut d = Dec(&body);
         let read = (|| {
             let epoch = d.n()?;
-            let runs =
-                d.list(|d| Some((SeqRange::new(Seq(d.n()?), Seq(d.n()?))?, d.levels()?, d.levels()?)))?;
+            let runs = d.list(|d| {
+                let range = SeqRange::new(Seq(d.n()?), Seq(d.n()?))?;
+                let (delivered, rejected) = (d.levels()?, d.levels()?);
+                let lost = d.list(|d| Some((LossReason::from_u8(d.u8()?)?, d.levels()?)))?;
+                Some(Settled { range, delivered, rejected, lost: lost.into_iter().collect() })
+            })?;
             Some(Receipt { epoch, runs, detail: d.bytes()?.to_owned() })
         })();
         read.ok_or(BundleError::Damaged("the receipt"))
     }
 
     /// Settles the runs for the sink they were exported under. A receipt may be taken twice.
+    /// Returns how many runs were not settled before.
     ///
     /// # Errors
     /// [`BundleError::OtherRing`], and as [`Ring::settle`].
-    pub fn settle(&self, ring: &dyn Ring, sink: &SinkId) -> Result<(), BundleError> {
+    pub fn settle(&self, ring: &dyn Ring, sink: &SinkId) -> Result<u64, BundleError> {
         let epoch = ring.status().epoch;
         if epoch != self.epoch {
             return Err(BundleError::OtherRing { receipt: self.epoch, ring: epoch });
         }
-        for (run, delivered, rejected) in &self.runs {
+        let planned = ring.status().cursors.get(sink).map(|c| c.planned.clone()).unwrap_or_default();
+        let mut settled = 0;
+        for Settled { range, delivered, rejected, lost } in &self.runs {
             let outcome = Settlement {
                 delivered: *delivered,
                 rejected: *rejected,
+                lost: lost.clone(),
                 receipt: self.detail.clone(),
-                ..Settlement::default()
             };
-            ring.settle(sink, *run, &outcome)?;
+            ring.settle(sink, *range, &outcome)?;
+            settled += u64::from(planned.contains(range));
         }
-        Ok(())
+        Ok(settled)
     }
 }
 

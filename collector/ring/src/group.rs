@@ -4,8 +4,8 @@ use bytes::Bytes;
 use tidegate_proto::ids::Seq;
 use tidegate_proto::level::Class;
 
-use crate::ledger::Block;
-use crate::{AppendError, Group, Intake, StoredBlock, purge, runs};
+use crate::ledger::{Block, Place};
+use crate::{AppendError, Group, Intake, StoredBlock, levels, purge, runs};
 
 /// Sources and drop reasons that one group may name.
 const MAX_POSITIONS: usize = 1024;
@@ -76,6 +76,34 @@ pub(crate) fn stored(block: &Block, data: Bytes) -> Option<StoredBlock> {
         class: block.class,
         data,
         stored_ns: block.stored_ns,
+    })
+}
+
+/// The other way: a block as the ledger has it, with its bytes held elsewhere. `None` when the
+/// bytes do not have an event for each place.
+pub(crate) fn block_of(stored: &StoredBlock) -> Option<Block> {
+    let run = runs::run(stored.range);
+    let mut levels = [0u32; 4];
+    let found = levels::scan(&stored.data)?;
+    for level in &found {
+        // without a level it counts as the highest
+        let [rest @ .., full] = &mut levels;
+        *rest.get_mut(usize::from(*level)).unwrap_or(full) += 1;
+    }
+    let places = stored.seqs.as_ref().map_or(stored.range.len(), |s| s.len() as u64);
+    let sound =
+        places == found.len() as u64 && stored.seqs.iter().flatten().all(|s| stored.range.contains(*s));
+    sound.then(|| Block {
+        first: run.0,
+        last: run.1,
+        keep: stored.seqs.as_ref().map(|seqs| Block::bitmap(run, seqs.iter().map(|s| s.0))),
+        class: stored.class,
+        levels,
+        // not told
+        time_ns: (i64::MIN, i64::MAX),
+        stored_ns: stored.stored_ns,
+        raw_len: u32::try_from(stored.data.len()).unwrap_or(u32::MAX),
+        place: Place::default(),
     })
 }
 

@@ -51,4 +51,4 @@ pub use crypt::{KeyError, Keys};
 pub use ledger::chain_link;
 pub use memory::MemoryRing;
 pub use options::{Compression, FullPolicy, RingOptions};
-pub use store::SledRing;
+pub use store::{SledRing, Verified};

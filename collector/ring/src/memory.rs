@@ -15,7 +15,7 @@ use crate::ledger::{Block, Ledger, Lost, Place, Stop};
 use crate::{
     Account, AppendError, BoxFuture, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, PerLevel,
     PurgeRule, Purged, Read, ReadLimit, Ring, RingError, RingOptions, Settlement, StartAt, State, Status,
-    Ticket, levels, purge, runs,
+    StoredBlock, Ticket, bundle, levels, purge, runs,
 };
 
 /// Keeps everything in memory. Its bound is on the bytes of the blocks it holds.
@@ -141,6 +141,33 @@ impl MemoryRing {
             room: Notify::new(),
             state: watch::Sender::new(State::default()),
         }
+    }
+
+    /// A ring that holds just these blocks: nothing is in front of `range` or behind it. What the
+    /// run does not hold is no hole: it was counted where it went missing. `None` when a block is
+    /// none, overlaps another, or reaches behind the run.
+    pub(crate) fn of_blocks(epoch: u64, range: SeqRange, blocks: Vec<StoredBlock>) -> Option<MemoryRing> {
+        let ring = MemoryRing::new(RingOptions { bound_bytes: u64::MAX, ..RingOptions::default() });
+        let mut inner = ring.lock();
+        inner.ledger.epoch = epoch;
+        inner.ledger.trimmed = range.first().0.checked_sub(1)?;
+        inner.ledger.durable = range.last().0;
+        let mut end = 0;
+        for stored in blocks {
+            let (first, last) = runs::run(stored.range);
+            if first <= end || last < range.first().0 || last > range.last().0 {
+                return None;
+            }
+            end = last;
+            let block = group::block_of(&stored)?;
+            crate::ledger::add(&mut inner.ledger.stored, &bundle::events_in(range, &stored));
+            inner.set_data(block.first, Some(stored.data));
+            inner.ledger.blocks.insert(block.first, block);
+        }
+        inner.ledger.read = inner.ledger.stored.iter().sum();
+        drop(inner);
+        ring.state.send_modify(|s| s.durable = range.last());
+        Some(ring)
     }
 
     /// An empty ring behind the trait.

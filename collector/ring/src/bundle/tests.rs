@@ -2,7 +2,7 @@ use super::*;
 use crate::testing::contract::{ALL_OF_IT, append, options};
 use crate::testing::{Above, block, text, texts};
 use crate::{Chain, MemoryRing};
-use tidegate_proto::level::TelemetryLevel;
+use tidegate_proto::level::{LossReason, TelemetryLevel};
 
 fn key() -> SigningKey {
     SigningKey::parse(&SigningKey::generate().expect("random")).expect("a key")
@@ -40,14 +40,16 @@ fn events_travel_with_their_places_and_the_receipt_settles_them() {
         names.extend(texts(&b.data));
     }
     assert_eq!(names, [text(1, 0), text(1, 2), text(2, 0)]);
-    let runs = vec![(done.range, delivered, [0; 4])];
+    let lost = [(LossReason::Filtered, [0, 0, 1, 0])].into();
+    delivered[2] -= 1;
+    let runs = vec![Settled { range: done.range, delivered, rejected: [0; 4], lost }];
     let receipt = Receipt { epoch: origin.epoch, runs, detail: b"{}".to_vec() };
     let mut bytes = Vec::new();
     receipt.write(&hub, &mut bytes).expect("written");
     let taken = Receipt::read(&mut &bytes[..], &[hub.public()]).expect("sound");
     assert_eq!(taken, receipt);
-    taken.settle(&ring, &sink).expect("settled");
-    taken.settle(&ring, &sink).expect("settled already");
+    assert_eq!(taken.settle(&ring, &sink).expect("settled"), 1);
+    assert_eq!(taken.settle(&ring, &sink).expect("settled already"), 0);
     ring.account().check().expect("closes");
     assert_eq!(ring.status().cursors[&sink].settled, Seq(4));
     assert_eq!(ring.chain_read(Chain::Receipts, 1, 9).expect("chain").len(), 1);
@@ -87,4 +89,29 @@ fn keys_do_not_show_and_texts_that_are_none_are_refused() {
     assert_eq!(public, key.public());
     assert!(matches!(SigningKey::parse("12"), Err(BundleError::Key)));
     assert!(matches!("xy".parse::<PublicKey>(), Err(BundleError::Key)));
+}
+
+#[test]
+fn the_ring_of_a_bundle_has_the_places_of_the_first_one() {
+    let (ring, edge) = (ring(), key());
+    // another sink has had the first event, so that the bundle begins inside of a block
+    let (sink, first) = (SinkId::new("bundle"), SeqRange::new(Seq(1), Seq(1)).expect("a range"));
+    ring.attach(&SinkId::new("other"), StartAt::Oldest).expect("attached");
+    ring.plan(&SinkId::new("other"), first).expect("planned");
+    let one = Settlement { delivered: [0, 0, 1, 0], ..Settlement::default() };
+    ring.settle(&SinkId::new("other"), first, &one).expect("settled");
+    let (done, bytes) = exported(&ring, &edge, false).expect("events");
+    assert_eq!(done.range, SeqRange::new(Seq(2), Seq(4)).expect("a range"));
+    let carried = Bundle::open(&bytes[..], &[edge.public()]).expect("sound").into_ring().expect("a ring");
+    assert_eq!(carried.status().epoch, ring.status().epoch);
+    assert_eq!((carried.status().trimmed, carried.status().durable), (Seq(1), Seq(4)));
+    carried.attach(&sink, StartAt::Oldest).expect("attached");
+    assert_eq!(carried.account().sinks[&sink].held, [1, 0, 1, 0]);
+    let read = carried.read(Seq(1), ALL_OF_IT).expect("read");
+    assert_eq!((read.blocks.len(), read.end), (2, Seq(4)));
+    carried.plan(&sink, done.range).expect("planned");
+    let two = Settlement { delivered: [1, 0, 1, 0], ..Settlement::default() };
+    assert_eq!(carried.settle(&sink, done.range, &two).expect("settled").settled, Seq(4));
+    carried.account().check().expect("closes");
+    assert_eq!(carried.account().sinks[&sink].held, [0; 4]);
 }

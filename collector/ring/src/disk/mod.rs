@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
+pub(crate) mod overlay;
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -49,6 +50,11 @@ impl RealDisk {
     pub fn new(folder: &Path) -> io::Result<RealDisk> {
         fs::create_dir_all(folder)?;
         Ok(RealDisk(folder.to_owned()))
+    }
+
+    /// A folder that is there already; nothing is made.
+    pub fn there(folder: &Path) -> RealDisk {
+        RealDisk(folder.to_owned())
     }
 }
 

@@ -12,6 +12,7 @@ mod rewrite;
 mod ring;
 pub(crate) mod room;
 mod scan;
+mod verify;
 mod writer;
 
 #[cfg(test)]
@@ -26,6 +27,7 @@ use crossbeam_channel::Sender;
 use tokio::sync::{Notify, watch};
 
 pub use ring::SledRing;
+pub use verify::Verified;
 
 use crate::crypt::Keys;
 use crate::disk::Disk;

@@ -149,7 +149,8 @@ impl Shared {
     /// Keeps bytes for inspection, as far as there is room for it.
     fn set_aside(&self, name: &str, bytes: &[u8]) {
         let len = bytes.len() as u64;
-        if len == 0 || self.lock().aside_bytes + len > self.options.bound() / 16 {
+        // a ring that is closed may be another process's by now
+        if len == 0 || self.lock().closed || self.lock().aside_bytes + len > self.options.bound() / 16 {
             return;
         }
         let kept = self.disk.create(name).and_then(|f| f.write_at(0, bytes));

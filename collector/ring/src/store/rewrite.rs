@@ -22,6 +22,19 @@ struct Fresh {
     sifted: Option<Sifted>,
 }
 
+/// Leaves all as it is.
+struct Nothing;
+
+impl PurgeRule for Nothing {
+    fn may_match(&self, _: &crate::PerLevel, _: (i64, i64)) -> bool {
+        false
+    }
+
+    fn matches(&self, _: tidegate_proto::batch::EventRef<'_>) -> bool {
+        false
+    }
+}
+
 impl Shared {
     /// Purges all closed segments.
     pub fn purge(&self, rule: &dyn PurgeRule) -> Result<Purged, RingError> {
@@ -31,7 +44,7 @@ impl Shared {
             self.lock().segments.iter().filter(|(_, s)| s.sealed).map(|(n, _)| *n).collect();
         let mut done = Ok(());
         for number in numbers {
-            done = self.purge_segment(number, rule, &mut known, &mut purged);
+            done = self.purge_segment(number, rule, &mut known, &mut purged).map(|_| ());
             if done.is_err() {
                 break;
             }
@@ -54,8 +67,25 @@ impl Shared {
         done.and(stored).map(|()| purged)
     }
 
+    /// Writes closed segments anew where a part of them is damaged.
+    pub fn mend(&self) -> Result<u64, RingError> {
+        let (mut known, mut none) = (SchemaInterner::new(), Purged::default());
+        let mut mended = 0;
+        let numbers: Vec<u64> =
+            self.lock().segments.iter().filter(|(_, s)| s.sealed).map(|(n, _)| *n).collect();
+        for number in numbers {
+            mended += u64::from(self.purge_segment(number, &Nothing, &mut known, &mut none)?);
+        }
+        self.commit_book()?;
+        self.room.notify_waiters();
+        Ok(mended)
+    }
+
     fn remove_set_aside(&self) -> Result<(), RingError> {
         let _files = self.lock_files();
+        if self.lock().closed {
+            return Err(RingError::Closed);
+        }
         let failed = |source| RingError::Io { what: "remove damaged files".to_owned(), source };
         let mut any = false;
         for (name, _) in self.disk.list().map_err(failed)? {
@@ -71,18 +101,23 @@ impl Shared {
         Ok(())
     }
 
+    /// Writes a segment anew if a block of it matches, is not needed any more or is damaged.
+    /// Whether it did.
     fn purge_segment(
         &self,
         number: u64,
         rule: &dyn PurgeRule,
         known: &mut SchemaInterner,
         purged: &mut Purged,
-    ) -> Result<(), RingError> {
+    ) -> Result<bool, RingError> {
         let _files = self.lock_files();
         let state = self.lock();
-        let Some(segment) = state.segments.get(&number).cloned() else { return Ok(()) };
+        if state.closed {
+            return Err(RingError::Closed);
+        }
+        let Some(segment) = state.segments.get(&number).cloned() else { return Ok(false) };
         if state.dead.contains(&number) {
-            return Ok(());
+            return Ok(false);
         }
         let blocks = state.blocks_of(number);
         drop(state);
@@ -103,7 +138,7 @@ impl Shared {
         }
         let stored: usize = old.frames.iter().map(|f| f.head.blocks().len()).sum();
         if !matched && stored == fresh.len() && old.damaged.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         // what the state does not need any more is left out: first that must be true of the book too
         self.keeper.sync()?;
@@ -114,7 +149,7 @@ impl Shared {
             self.take_over(&new, fresh, purged);
         }
         self.lock().rewriting = None;
-        replaced.map_err(failed)
+        replaced.map(|()| true).map_err(failed)
     }
 
     /// Reads a block and applies the rule. `None`: it is damaged or gone.

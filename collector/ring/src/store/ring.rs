@@ -1,6 +1,6 @@
 use std::fs::{self, File, TryLockError};
-use std::io;
-use std::path::Path;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -11,12 +11,14 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::keeper::{self, Books, Keeper};
 use super::recover::{self, Recovered};
+use super::verify::Verified;
 use super::writer::{Queued, Writer};
 use super::{Shared, State, ToWriter, segment_name};
 use crate::book::Book;
 use crate::book::journal::{self, Journal, NoJournal};
 use crate::book::sled_book::SledBook;
 use crate::crypt::Keys;
+use crate::disk::overlay::Overlay;
 use crate::disk::{Disk, RealDisk};
 use crate::group::{self, Checked};
 use crate::ledger::{Key, Stop};
@@ -30,6 +32,71 @@ const FRAME_ROOM: u64 = 512;
 const BLOCK_ROOM: u64 = 128;
 /// Blocks count as at least so large, so that there are not too many of them to know of.
 const LEAST_BLOCK: u64 = 4 << 10;
+const LOCK: &str = "lock";
+
+/// Takes the lock of a ring's folder, and writes into it who has it.
+fn lock(path: &Path) -> Result<File, RingError> {
+    let failed = |what: &str| {
+        let what = format!("{what} {}", path.display());
+        move |source: io::Error| RingError::Io { what, source }
+    };
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(path.join(LOCK));
+    let mut file = file.map_err(failed("open the lock of"))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let source = io::Error::new(io::ErrorKind::ResourceBusy, "another process has it open");
+            return Err(failed("lock")(source));
+        }
+        Err(TryLockError::Error(e)) => return Err(failed("lock")(e)),
+    }
+    // only told to people: a disk that is full keeps nobody from opening the ring
+    let told = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    if let Err(e) = told {
+        tracing::debug!("the lock does not tell who has it: {e}");
+    }
+    Ok(file)
+}
+
+/// A folder in the temporary one, gone with the value.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> io::Result<Scratch> {
+        let name = format!("tidegate-look-{}-{:016x}", std::process::id(), group::random_epoch());
+        let path = std::env::temp_dir().join(name);
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&path).map(|()| Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // what stays is in the temporary folder
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    let entries = match fs::read_dir(from) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let into = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &into)?;
+        } else {
+            fs::copy(entry.path(), into)?;
+        }
+    }
+    Ok(())
+}
 
 /// The ring on disk: block bytes in segment files, the book in sled.
 ///
@@ -42,8 +109,10 @@ pub struct SledRing {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The last account that could be counted.
     account: Mutex<Account>,
-    // held as long as the ring is open
-    _lock: Option<File>,
+    // held until the ring is closed
+    lock: Mutex<Option<File>>,
+    // of a ring that is only looked at
+    scratch: Option<Scratch>,
 }
 
 impl SledRing {
@@ -67,22 +136,44 @@ impl SledRing {
             move |source: io::Error| RingError::Io { what, source }
         };
         fs::create_dir_all(path).map_err(failed("make"))?;
-        let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock"));
-        let lock = lock.map_err(failed("open the lock of"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let source = io::Error::new(io::ErrorKind::ResourceBusy, "another process has it open");
-                return Err(failed("lock")(source));
-            }
-            Err(TryLockError::Error(e)) => return Err(failed("lock")(e)),
-        }
+        let lock = lock(path)?;
         let disk = RealDisk::new(&path.join("segments")).map_err(failed("make"))?;
         let book = SledBook::new(&path.join("book"));
         crate::disk::sync_folder(path).map_err(failed("sync"))?;
         let mut ring = SledRing::over(Box::new(disk), Box::new(book), options, keys)?;
-        ring._lock = Some(lock);
+        ring.lock = Mutex::new(Some(lock));
         Ok(ring)
+    }
+
+    /// Opens a ring to look at it: no file of it is changed. What opening would put right is put
+    /// right in a scratch folder, which goes with the ring; so is everything that is done to it.
+    ///
+    /// # Errors
+    /// As [`open`](SledRing::open); [`io::ErrorKind::NotFound`] when there is no ring.
+    pub fn look(path: &Path, options: RingOptions, keys: Option<Keys>) -> Result<SledRing, RingError> {
+        let failed = |what: &str| {
+            let what = format!("{what} {}", path.display());
+            move |source: io::Error| RingError::Io { what, source }
+        };
+        fs::read_dir(path.join("segments")).map_err(failed("find the ring"))?;
+        let lock = lock(path)?;
+        let scratch = Scratch::new().map_err(failed("make a scratch folder to look at"))?;
+        let disk = Overlay::new(&path.join("segments"), &scratch.0.join("segments"));
+        let disk = disk.map_err(failed("look at"))?;
+        copy_tree(&path.join("book"), &scratch.0.join("book")).map_err(failed("copy the book of"))?;
+        let book = SledBook::new(&scratch.0.join("book"));
+        let mut ring = SledRing::over(Box::new(disk), Box::new(book), options, keys)?;
+        (ring.lock, ring.scratch) = (Mutex::new(Some(lock)), Some(scratch));
+        Ok(ring)
+    }
+
+    /// The process that has a ring open, where that can be told.
+    #[must_use]
+    pub fn holder(path: &Path) -> Option<u32> {
+        let mut text = String::new();
+        // more than a number is not ours
+        File::open(path.join(LOCK)).ok()?.take(16).read_to_string(&mut text).ok()?;
+        text.trim().parse().ok()
     }
 
     /// Opens a ring over a disk and a book.
@@ -158,7 +249,8 @@ impl SledRing {
             to_writer,
             threads: Mutex::new(threads),
             account: Mutex::default(),
-            _lock: None,
+            lock: Mutex::default(),
+            scratch: None,
         };
         ring.tidy(&remove);
         Ok(ring)
@@ -243,6 +335,36 @@ impl SledRing {
         Ok(true)
     }
 
+    /// Reads everything that is held, and writes those segments anew that have damaged parts. What
+    /// cannot be read counts as lost and is set aside, as when it is met in reading. Returns the
+    /// number of segments written anew.
+    ///
+    /// # Errors
+    /// When the disk fails; what was mended stays so.
+    pub fn mend(&self) -> Result<u64, RingError> {
+        self.seal()?;
+        self.shared.mend()
+    }
+
+    /// Reads every block that is held and every frame of the files it is in, and says what is
+    /// wrong. Closes the segment that is written to.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn verify(&self) -> Result<Verified, RingError> {
+        self.seal()?;
+        self.shared.verify()
+    }
+
+    fn seal(&self) -> Result<(), RingError> {
+        if self.shared.lock().closed {
+            return Err(RingError::Closed);
+        }
+        let (done, sealed) = bounded(1);
+        self.to_writer.send(ToWriter::Seal(done)).map_err(|_| RingError::Closed)?;
+        sealed.recv().map_err(|_| RingError::Closed)
+    }
+
     fn join(&self) {
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
@@ -302,12 +424,7 @@ impl Ring for SledRing {
     }
 
     fn purge(&self, rule: &dyn PurgeRule) -> Result<Purged, RingError> {
-        if self.shared.lock().closed {
-            return Err(RingError::Closed);
-        }
-        let (done, sealed) = bounded(1);
-        self.to_writer.send(ToWriter::Seal(done)).map_err(|_| RingError::Closed)?;
-        sealed.recv().map_err(|_| RingError::Closed)?;
+        self.seal()?;
         self.shared.purge(rule)
     }
 
@@ -376,6 +493,10 @@ impl Ring for SledRing {
         let kept = self.shared.commit_book();
         self.shared.keeper.stop();
         self.join();
+        // from here on another process may open it, whoever still has a hand on this one
+        let files = self.shared.lock_files();
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(files);
         self.shared.watch.send_modify(|s| s.health = Health::Closed);
         self.shared.room.notify_waiters();
         written.and(kept)

@@ -1,5 +1,6 @@
 mod bounds;
 mod damage;
+mod look;
 mod model;
 
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use tidegate_ring::{Ring, RingError, SledRing, StartAt};
 use tidegate_sinks::http::HttpContext;
 use tidegate_sources::SourceError;
 
-use crate::config::{Config, ConfigError, Problem, SourceSection, Start};
+use crate::config::{Config, ConfigError, ControlConfig, Problem, SourceSection, Start};
 use crate::dispatch::SinkOptions;
 use crate::gate::Rules;
 use crate::gate::scrub::PseudonymKey;
@@ -37,6 +37,12 @@ impl Checked {
     #[must_use]
     pub fn drain(&self) -> Duration {
         self.config.shutdown.drain
+    }
+
+    /// Where the collector is controlled from.
+    #[must_use]
+    pub fn control(&self) -> &ControlConfig {
+        &self.config.control
     }
 
     /// Whether a sink writes to standard output.
@@ -188,6 +194,7 @@ pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
         intake: config.intake,
         own_events: config.health.events.then_some(config.health.every),
         until,
+        pins: http.pins.clone(),
     };
     Ok(Parts { ring: Arc::new(ring), rules, sources, sinks: parts, options })
 }

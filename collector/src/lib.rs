@@ -1,6 +1,7 @@
 //! The Tidegate collector: the gate, the pipeline, dispatch and the program.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod assemble;
 pub mod audit;
 pub mod cli;

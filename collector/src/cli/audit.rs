@@ -14,7 +14,7 @@ use crate::audit::{Head, Listed};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Each entry is linked to the one before by SHA-256. A head that is kept elsewhere (verify prints it) proves later \
-that nothing up to it was changed or cut off. The ring belongs to the collector while it runs: stop it first.")]
+that nothing up to it was changed or cut off. A collector that runs is asked over its control socket.")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -46,9 +46,9 @@ enum Command {
 pub(super) fn run(args: &Args) -> Done {
     match &args.command {
         Command::List { from, of } => {
-            let ring = state::ring(&of.config()?)?;
+            let reach = state::reach(&of.config()?)?;
             let mut out = out::stdout();
-            pages(&*ring, Chain::Audit, *from, |page| {
+            pages(&reach, Chain::Audit, *from, |page| {
                 for entry in page.iter().map(Listed::from) {
                     let line = if of.json {
                         serde_json::to_string(&entry)

@@ -1,10 +1,11 @@
 //! What `audit` and `receipts` share: a chain read page by page and verified.
 
-use serde_json::json;
-use tidegate_ring::{Chain, ChainEntry, Ring};
+use serde_json::{Value, json};
+use tidegate_ring::{Chain, ChainEntry};
 
 use super::exit::{Done, Exit, Failure};
-use super::state::{self, Of};
+use super::state::{self, Of, Reach};
+use crate::api::client::Client;
 use crate::audit::{Broken, Head, Verified, hex, verify as links};
 
 /// Entries read at a time.
@@ -15,20 +16,12 @@ pub(super) fn head(text: &str) -> Result<Head, String> {
     let wrong = || "NUMBER:HASH is expected, as verify prints it".to_owned();
     let (number, hex) = text.split_once(':').ok_or_else(wrong)?;
     let number = number.parse().map_err(|_| wrong())?;
-    if hex.len() != 64 || !hex.is_ascii() {
-        return Err(wrong());
-    }
-    let mut hash = [0; 32];
-    for (n, byte) in hash.iter_mut().enumerate() {
-        *byte = hex.get(n * 2..n * 2 + 2).and_then(|d| u8::from_str_radix(d, 16).ok()).ok_or_else(wrong)?;
-    }
-    Ok(Head { number, hash })
+    Ok(Head { number, hash: hash(hex).ok_or_else(wrong)? })
 }
 
 /// Verifies a chain and tells its head.
 pub(super) fn verify(chain: Chain, head: Option<Head>, of: &Of) -> Done {
-    let ring = state::ring(&of.config()?)?;
-    match whole(&*ring, chain, head)? {
+    match whole(&state::reach(&of.config()?)?, chain, head)? {
         Ok(good) => {
             let value =
                 json!({ "whole": true, "entries": good.entries, "last": good.last, "head": good.head });
@@ -46,12 +39,12 @@ pub(super) fn verify(chain: Chain, head: Option<Head>, of: &Of) -> Done {
 }
 
 /// Verifies a chain page by page.
-fn whole(ring: &dyn Ring, chain: Chain, kept: Option<Head>) -> Result<Result<Verified, Broken>, Failure> {
-    let (number, hash) = ring.chain_anchor(chain).map_err(|e| state::ring_failed(&e))?;
+fn whole(reach: &Reach, chain: Chain, kept: Option<Head>) -> Result<Result<Verified, Broken>, Failure> {
+    let (number, hash) = anchor(reach, chain)?;
     let mut at = Head { number, hash };
     let mut found = kept.is_none_or(|k| k == at);
     let mut all = Ok(Verified { entries: 0, last: number, head: hex(&hash) });
-    pages(ring, chain, 1, |page| {
+    pages(reach, chain, 1, |page| {
         if let Ok(sum) = &mut all {
             match links(at, page, None) {
                 Ok(good) => {
@@ -73,18 +66,65 @@ fn whole(ring: &dyn Ring, chain: Chain, kept: Option<Head>) -> Result<Result<Ver
     })
 }
 
+/// What a collector that runs answers on a chain.
+fn asked(client: &Client, chain: Chain, from: u64, most: usize) -> Result<Value, Failure> {
+    let name = if chain == Chain::Audit { "audit" } else { "receipts" };
+    state::ask(client, "GET", &format!("/v1/{name}?from={from}&most={most}"), &Value::Null)
+}
+
+fn unreadable() -> Failure {
+    Failure::new(Exit::Software, "the collector's answer cannot be read")
+        .hint("use the program of the version that runs")
+}
+
+/// Number and hash of the last entry that was let go, zero where none was.
+fn anchor(reach: &Reach, chain: Chain) -> Result<(u64, [u8; 32]), Failure> {
+    match reach {
+        Reach::Stopped(ring) => ring.chain_anchor(chain).map_err(|e| state::ring_failed(&e)),
+        Reach::Running(client) => {
+            let value = asked(client, chain, 1, 1)?;
+            value.get("anchor").and_then(link).ok_or_else(unreadable)
+        }
+    }
+}
+
 /// Reads a chain from a number on, page by page.
 pub(super) fn pages(
-    ring: &dyn Ring,
+    reach: &Reach,
     chain: Chain,
     from: u64,
     mut each: impl FnMut(&[ChainEntry]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut next = from.max(1);
     loop {
-        let page = ring.chain_read(chain, next, PAGE).map_err(|e| state::ring_failed(&e))?;
+        let page = match reach {
+            Reach::Stopped(ring) => ring.chain_read(chain, next, PAGE).map_err(|e| state::ring_failed(&e))?,
+            Reach::Running(client) => {
+                let value = asked(client, chain, next, PAGE)?;
+                let entries = value.get("entries").and_then(Value::as_array);
+                entries.into_iter().flatten().map(entry).collect::<Option<_>>().ok_or_else(unreadable)?
+            }
+        };
         let Some(last) = page.last() else { return Ok(()) };
         next = last.number.saturating_add(1);
         each(&page)?;
     }
+}
+
+/// An entry as the control interface gives it.
+fn entry(value: &Value) -> Option<ChainEntry> {
+    let (number, hash) = link(value)?;
+    Some(ChainEntry { number, hash, data: value.get("data")?.as_str()?.as_bytes().to_vec() })
+}
+
+fn link(value: &Value) -> Option<(u64, [u8; 32])> {
+    Some((value.get("number")?.as_u64()?, hash(value.get("hash")?.as_str()?)?))
+}
+
+fn hash(hex: &str) -> Option<[u8; 32]> {
+    let mut hash = [0; 32];
+    for (n, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(n * 2..n * 2 + 2)?, 16).ok()?;
+    }
+    Some(hash).filter(|_| hex.len() == 64)
 }

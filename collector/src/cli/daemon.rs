@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure};
 use super::out;
+use crate::api::{self, Api};
 use crate::assemble::{self, AssembleError, Checked};
 use crate::config::ConfigError;
 use crate::dispatch::DispatchError;
@@ -83,18 +85,33 @@ pub(super) fn run(checked: Checked, look: &Look, ends: Ends) -> Result<Ran, Fail
         let signals = Signals::new().map_err(broken)?;
         let data_on_stdout = checked.uses_stdout();
         let (sources, sinks) = (checked.sources().len(), checked.sinks().len());
-        let until = match ends {
-            Ends::WhenStopped => Until::Stopped,
-            Ends::WithInput(_) => Until::Delivered,
+        let (until, control) = match ends {
+            Ends::WhenStopped => (Until::Stopped, Some(checked.control().clone()).filter(|c| c.listen)),
+            Ends::WithInput(_) => (Until::Delivered, None),
         };
         let parts = assemble::open(checked, until).map_err(|e| assemble_failure(&e))?;
         let running = Pipeline::start(parts).await.map_err(|e| start_failure(&e))?;
         tracing::info!(sources, sinks, "running");
         let handle = running.handle();
+        let closing = CancellationToken::new();
+        let listening = control.map(|control| {
+            let (api, closing) = (Api::new(handle.clone(), control), closing.clone());
+            tokio::spawn(async move {
+                if let Err(error) = api::listen(Arc::clone(&api), closing).await {
+                    tracing::error!(%error, "the collector runs, but cannot be controlled");
+                    api.handle().alarm(format!("no control socket: {error}"));
+                }
+            })
+        });
         let cut_short = Arc::new(AtomicBool::new(false));
         let watcher = tokio::spawn(watch(handle, signals, drain, ends, bar(look), Arc::clone(&cut_short)));
         let summary = running.wait().await;
         watcher.abort();
+        closing.cancel();
+        if let Some(listening) = listening {
+            // its socket is gone before the program ends
+            let _ = listening.await;
+        }
         let summary = summary
             .map_err(|e| Failure::new(Exit::Software, assemble::chain(&e)).hint("what was stored is kept"))?;
         tell(&summary, look, data_on_stdout).map_err(|e| Failure::output(&e))?;
@@ -150,6 +167,8 @@ async fn watch(
     bar: Option<ProgressBar>,
     cut_short: Arc<AtomicBool>,
 ) {
+    // a daemon without a terminal has nothing to look at
+    let looks = bar.is_some() || matches!(ends, Ends::WithInput(_));
     let mut tick = tokio::time::interval(LOOK);
     let mut stalled = Stalled::new();
     let mut asked = false;
@@ -161,11 +180,11 @@ async fn watch(
                     std::process::exit(130);
                 }
                 asked = true;
-                    cut_short.store(true, Ordering::Relaxed);
+                cut_short.store(true, Ordering::Relaxed);
                 tracing::info!("stopping; what cannot be delivered in {} s stays on disk", drain.as_secs());
                 handle.stop(drain);
             }
-            _ = tick.tick() => {
+            _ = tick.tick(), if looks => {
                 let progress = handle.progress();
                 if let Some(bar) = &bar {
                     bar.set_message(line(&progress));

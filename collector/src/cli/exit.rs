@@ -25,6 +25,8 @@ pub(super) enum Exit {
     Io = 74,
     /// Not all was done; doing it again later can work. Nothing is lost.
     TempFail = 75,
+    /// This user may not do it.
+    NoPermission = 77,
     /// The configuration cannot be used.
     Config = 78,
 }

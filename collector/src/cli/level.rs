@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 use tidegate_proto::batch::Batch;
 use tidegate_proto::ids::Seq;
 use tidegate_proto::level::TelemetryLevel;
@@ -11,7 +11,7 @@ use tidegate_proto::wire::{BlockReader, SchemaInterner};
 use tidegate_ring::{ReadLimit, Ring};
 
 use super::exit::{Done, Exit, Failure};
-use super::state::{self, Of};
+use super::state::{self, Of, Reach};
 use super::telemetry;
 use crate::control::Control;
 use crate::gate::{Differ, EventKey, Rules};
@@ -19,8 +19,9 @@ use crate::gate::{Differ, EventKey, Rules};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Levels are cumulative: 0 Security, 1 Basic, 2 Enhanced (the default), 3 Full. The lowest of policy, remote \
-settings, run-time switch and configuration is in force. show, set and diff read the ring, which belongs to the \
-collector while it runs: stop it first. explain needs no ring.")]
+settings, run-time switch and configuration is in force. show and set ask a collector that runs over its control \
+socket, else they work on its ring. diff reads the ring, which belongs to the collector while it runs: stop it \
+first. explain needs neither.")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -100,7 +101,11 @@ pub(super) fn run(args: &Args) -> Done {
     match &args.command {
         Command::Show(of) => {
             let config = of.config()?;
-            telemetry::show(of, &config, &state::ring(&config)?)
+            let value = match state::reach(&config)? {
+                Reach::Running(client) => state::ask(&client, "GET", "/v1/level", &Value::Null)?,
+                Reach::Stopped(ring) => telemetry::in_force(&config, &ring)?,
+            };
+            telemetry::show(of, &value)
         }
         Command::Set { level, of } => set(level, of),
         Command::Explain(explain) => explain_one(explain),
@@ -116,13 +121,16 @@ fn set(level: &str, of: &Of) -> Done {
         })?),
     };
     let config = of.config()?;
-    {
-        let ring = state::ring(&config)?;
-        state::change(&config, &ring, async |control: Control| {
-            control.set_level(level, &state::who()).await
-        })?;
-    }
-    telemetry::show(of, &config, &state::ring(&config)?)
+    let value = match state::reach(&config)? {
+        Reach::Running(client) => {
+            let body = json!({ "level": level.map(|l| l as u8) });
+            state::ask(&client, "PUT", "/v1/level", &body)?
+        }
+        Reach::Stopped(ring) => {
+            state::change(&config, &ring, async |c: &Control| c.set_level(level, &state::who()).await)?
+        }
+    };
+    telemetry::show(of, &value)
 }
 
 fn explain_one(args: &Explain) -> Done {

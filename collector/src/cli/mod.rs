@@ -20,6 +20,7 @@ mod receipts;
 mod replay;
 mod run;
 mod state;
+mod status;
 mod tally;
 mod telemetry;
 mod trace;
@@ -43,7 +44,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 64 wrong use, 65 damaged or wrong input data, 66 no such input, 73 cannot create \
-the output, 74 input/output error, 75 try again later (events are kept), 78 wrong configuration.";
+the output, 74 input/output error, 75 try again later (events are kept), 77 not allowed, 78 wrong configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -57,6 +58,8 @@ enum Command {
     Convert(convert::Args),
     /// Check a configuration without running it.
     Validate(validate::Args),
+    /// Show how a collector that runs is.
+    Status(status::Args),
     /// Show, set, explain and compare telemetry levels.
     Level(level::Args),
     /// Enable or disable all collection, or show whether it is.
@@ -106,6 +109,7 @@ fn run(command: Command, logs: &logs::Options) -> Done {
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Validate(args) => validate::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Level(args) => level::run(&args),
         Command::Telemetry(args) => telemetry::run(&args),
         Command::Audit(args) => audit::run(&args),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Subcommand;
 use serde_json::json;
@@ -14,7 +15,7 @@ use tidegate_sinks::http::HttpContext;
 use super::chain::{head, pages, verify};
 use super::exit::{Done, Exit, Failure};
 use super::out;
-use super::state::{self, Of};
+use super::state::{self, Of, Reach};
 use crate::assemble;
 use crate::audit::{Head, Record, What};
 use crate::clock::now_ns;
@@ -24,8 +25,8 @@ use crate::receipts::{Entry, Export, Reconciler};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Every delivery leaves a receipt in the ring: which events, how many, where, their digest. Each is linked to the one \
-before by SHA-256. The newest 4096 are kept (less where they are long); export them to keep them longer. The ring \
-belongs to the collector while it runs: stop it first.")]
+before by SHA-256. The newest 4096 are kept (less where they are long); export them to keep them longer. list and \
+verify ask a collector that runs over its control socket; for the others stop it first.")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -88,9 +89,9 @@ pub(super) fn run(args: &Args) -> Done {
 }
 
 fn list(from: u64, sink: Option<&str>, of: &Of) -> Done {
-    let ring = state::ring(&of.config()?)?;
+    let reach = state::reach(&of.config()?)?;
     let mut out = out::stdout();
-    pages(&*ring, Chain::Receipts, from, |page| {
+    pages(&reach, Chain::Receipts, from, |page| {
         for entry in page.iter().map(Entry::from) {
             let of_sink = |name: &str| entry.receipt.as_ref().is_some_and(|r| r.sink == name);
             if !sink.is_none_or(of_sink) {
@@ -125,7 +126,7 @@ fn reconcile(sink: &str, all: bool, read: bool, of: &Of) -> Done {
     let anchor = ring.chain_anchor(Chain::Receipts).map_err(|e| state::ring_failed(&e))?;
     let cursor = ring.status().cursors.remove(&id).unwrap_or_default();
     let mut both = Reconciler::new(&cursor, anchor.0 > 0);
-    pages(&*ring, Chain::Receipts, 1, |page| {
+    pages(&Reach::Stopped(Arc::clone(&ring)), Chain::Receipts, 1, |page| {
         let receipts = page.iter().filter_map(|e| Entry::from(e).receipt);
         receipts.filter(|r| r.sink == sink).for_each(|r| both.receipt(&r));
         Ok(())
@@ -179,7 +180,7 @@ fn export(folder: &Path, of: &Of) -> Done {
     };
     let anchor = ring.chain_anchor(Chain::Receipts).map_err(|e| state::ring_failed(&e))?;
     let mut export = Export::begin(folder, anchor, bases).map_err(failed)?;
-    pages(&*ring, Chain::Receipts, 1, |page| export.add(page).map_err(failed))?;
+    pages(&Reach::Stopped(Arc::clone(&ring)), Chain::Receipts, 1, |page| export.add(page).map_err(failed))?;
     let done = export.finish().map_err(failed)?;
     let to = folder.display().to_string();
     let what = What::Export { of: "receipts".to_owned(), to: to.clone(), entries: done.receipts };

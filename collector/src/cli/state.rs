@@ -1,14 +1,17 @@
-//! What `level`, `telemetry` and `audit` share: the configuration's ring and rules, opened while
-//! no collector runs.
+//! What `level`, `telemetry`, `audit` and `status` share: a collector that runs is asked over its
+//! control socket; without one, its ring and rules are opened as the configuration says.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde_json::Value;
 use tidegate_ring::{Ring, RingError, SledRing};
 
 use super::exit::{Exit, Failure};
 use super::{daemon, out};
+use crate::api::client::{Client, ClientError};
 use crate::assemble::{self, AssembleError};
+
 use crate::config::{self, Config};
 use crate::control::{Control, Who};
 use crate::gate::Rules;
@@ -33,6 +36,50 @@ impl Of {
 
 pub(super) fn rules(config: &Config) -> Result<Rules, Failure> {
     assemble::rules(config).map_err(|p| daemon::config_failure(&config::ConfigError { problems: vec![p] }))
+}
+
+/// The collector of a configuration.
+#[derive(Debug)]
+pub(super) enum Reach {
+    /// It runs.
+    Running(Client),
+    /// It does not; this is its ring.
+    Stopped(Arc<dyn Ring>),
+}
+
+pub(super) fn asking_failed(error: &ClientError) -> Failure {
+    match error {
+        ClientError::NotAllowed(_) => Failure::new(Exit::NoPermission, error.to_string())
+            .hint("run as root or as the collector's user, or join the group that [control] names"),
+        ClientError::Refused { status: 403, error, help } => {
+            Failure::new(Exit::NoPermission, error.clone()).hint(help.clone())
+        }
+        ClientError::Refused { status: 400..500, error, help } => {
+            Failure::new(Exit::Usage, error.clone()).hint(help.clone())
+        }
+        ClientError::Refused { error, help, .. } => Failure::new(Exit::Io, error.clone()).hint(help.clone()),
+        ClientError::Broken { .. } => {
+            Failure::new(Exit::TempFail, error.to_string()).hint("look at the collector's log, and try again")
+        }
+    }
+}
+
+/// The collector that runs, if one does.
+pub(super) fn running(config: &Config) -> Result<Option<Client>, Failure> {
+    Client::find(&config.control.socket).map_err(|e| asking_failed(&e))
+}
+
+/// The collector that runs, else its ring.
+pub(super) fn reach(config: &Config) -> Result<Reach, Failure> {
+    Ok(match running(config)? {
+        Some(client) => Reach::Running(client),
+        None => Reach::Stopped(ring(config)?),
+    })
+}
+
+/// Asks a collector that runs.
+pub(super) fn ask(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value, Failure> {
+    client.ask(method, path, body).map_err(|e| asking_failed(&e))
 }
 
 /// Opens the ring; a collector that runs has it alone.
@@ -68,15 +115,13 @@ pub(super) fn who() -> Who {
     Who(format!("command line of {}", name.as_deref().unwrap_or("an unnamed user")))
 }
 
-/// Runs a change of the switches with all that follows from it: purge, audit entry.
-pub(super) fn change<F>(
+/// Runs a change of the switches with all that follows from it: purge, audit entry. Returns what
+/// is in force then.
+pub(super) fn change(
     config: &Config,
     ring: &Arc<dyn Ring>,
-    set: impl FnOnce(Control) -> F,
-) -> Result<(), Failure>
-where
-    F: Future<Output = Result<(), RingError>>,
-{
+    set: impl AsyncFnOnce(&Control) -> Result<(), RingError>,
+) -> Result<Value, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -86,13 +131,16 @@ where
         // no intake runs: the other end of its commands is dropped
         let (control, _) = Control::open(Arc::clone(ring), config.telemetry.level, Some(&mut policy))?;
         control.begin().await?;
-        set(control).await
+        set(&control).await?;
+        Ok(crate::api::level_view(&control.now(), &control.all()))
     });
-    done.and_then(|()| ring.close()).map_err(|e| ring_failed(&e))
+    let value = done.map_err(|e| ring_failed(&e))?;
+    ring.close().map_err(|e| ring_failed(&e))?;
+    Ok(value)
 }
 
 /// Prints one result, as text or as JSON.
-pub(super) fn print(of: &Of, value: &serde_json::Value, text: impl std::fmt::Display) -> Result<(), Failure> {
+pub(super) fn print(of: &Of, value: &Value, text: impl std::fmt::Display) -> Result<(), Failure> {
     use std::io::Write as _;
     let mut out = out::stdout();
     let written = if of.json { writeln!(out, "{value}") } else { writeln!(out, "{text}") };

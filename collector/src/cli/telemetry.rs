@@ -1,19 +1,23 @@
 //! `telemetry`: the switch of all collection, the counterpart of `Set-Telemetry`.
 
+use std::sync::Arc;
+
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
+use tidegate_ring::Ring;
 
 use super::exit::{Done, Exit, Failure};
-use super::state::{self, Of};
+use super::state::{self, Of, Reach};
+use crate::api::level_view;
 use crate::config::Config;
 use crate::control::Control;
-use crate::gate::level::{LevelInForce, PolicyFile};
-use tidegate_ring::Ring;
+use crate::gate::level::PolicyFile;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Disabled, nothing is gathered and nothing leaves; the switch holds over restarts, and every turn of it is in \
-the audit log. The ring belongs to the collector while it runs: stop it first.")]
+the audit log. A collector that runs is told over its control socket, which only root and its own user may; \
+without one the switch is set for its next start.")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -36,53 +40,31 @@ pub(super) fn run(args: &Args) -> Done {
         Command::Status(of) => (of, None),
     };
     let config = of.config()?;
-    let ring = state::ring(&config)?;
-    if let Some(enabled) = enable {
-        state::change(&config, &ring, async |control: Control| {
-            control.set_enabled(enabled, &state::who()).await
-        })?;
-        // the change has closed the ring
-        drop(ring);
-        let ring = state::ring(&config)?;
-        return show(of, &config, &ring);
-    }
-    show(of, &config, &ring)
+    let value = match (state::reach(&config)?, enable) {
+        (Reach::Running(client), None) => state::ask(&client, "GET", "/v1/level", &Value::Null)?,
+        (Reach::Running(client), Some(enabled)) => {
+            state::ask(&client, "PUT", "/v1/telemetry", &json!({ "enabled": enabled }))?
+        }
+        (Reach::Stopped(ring), None) => in_force(&config, &ring)?,
+        (Reach::Stopped(ring), Some(enabled)) => {
+            state::change(&config, &ring, async |c: &Control| c.set_enabled(enabled, &state::who()).await)?
+        }
+    };
+    show(of, &value)
 }
 
 /// The level in force by what is kept with the ring, configuration and policy.
-pub(super) fn in_force(
-    config: &Config,
-    ring: &std::sync::Arc<dyn Ring>,
-) -> Result<(LevelInForce, crate::gate::level::Ceilings), Failure> {
+pub(super) fn in_force(config: &Config, ring: &Arc<dyn Ring>) -> Result<Value, Failure> {
     let mut policy = PolicyFile::new(&config.telemetry.policy_file);
     let (control, _) = Control::open(ring.clone(), config.telemetry.level, Some(&mut policy))
         .map_err(|e| state::ring_failed(&e))?;
-    Ok((control.now(), control.all()))
+    Ok(level_view(&control.now(), &control.all()))
 }
 
-pub(super) fn show(of: &Of, config: &Config, ring: &std::sync::Arc<dyn Ring>) -> Done {
-    let (level, ceilings) = in_force(config, ring)?;
-    let value = json!({
-        "enabled": level.enabled,
-        "level": level.level as u8,
-        "decided_by": level.decided_by.as_str(),
-        "alarm": level.alarm,
-        "ceilings": {
-            "policy": match &ceilings.policy {
-                crate::gate::level::Policy::Absent => json!(null),
-                crate::gate::level::Policy::Ceiling { level, enabled } => json!({ "level": *level as u8, "enabled": enabled }),
-                crate::gate::level::Policy::Broken(why) => json!({ "level": 0, "broken": why }),
-            },
-            "remote": ceilings.remote.map(|l| l as u8),
-            "runtime": ceilings.runtime.map(|l| l as u8),
-            "configuration": ceilings.config.map(|l| l as u8),
-            "switch": ceilings.enabled,
-        },
-    });
-    state::print(
-        of,
-        &value,
-        if level.enabled { format!("telemetry is enabled; {level}") } else { level.to_string() },
-    )?;
+/// Prints the level in force.
+pub(super) fn show(of: &Of, value: &Value) -> Done {
+    let text = value.get("text").and_then(Value::as_str).unwrap_or_default();
+    let enabled = value.get("enabled").and_then(Value::as_bool).unwrap_or_default();
+    state::print(of, value, format!("{}{text}", if enabled { "telemetry is enabled; " } else { "" }))?;
     Ok(Exit::Ok)
 }

@@ -12,8 +12,8 @@ use tidegate_sources::SourceConfig;
 use super::section::{Problems, Section};
 use super::tree::{self, Node, Value};
 use super::{
-    Config, ConfigError, HealthConfig, Host, IntakeConfig, LogConfig, Problem, Pseudonyms, RingConfig,
-    ShutdownConfig, SinkSection, SourceSection, Telemetry,
+    Config, ConfigError, ControlConfig, HealthConfig, Host, IntakeConfig, LogConfig, Problem, Pseudonyms,
+    RingConfig, ShutdownConfig, SinkSection, SourceSection, Telemetry,
 };
 
 /// Reads and checks a configuration: the file, then `conf.d/*.toml` in the folder it stands in.
@@ -99,11 +99,13 @@ fn check(texts: &[(PathBuf, String)], mut problems: Vec<Problem>) -> Result<Conf
 }
 
 fn config(files: Vec<PathBuf>, root: Section<'_>) -> Config {
+    let ring = ring(root.table("ring"));
     let mut config = Config {
         files,
         host: host(root.table("host")),
         telemetry: telemetry(root.table("telemetry")),
-        ring: ring(root.table("ring")),
+        control: control(root.table("control"), &ring.path),
+        ring,
         intake: intake(root.table("intake")),
         health: health(root.table("health")),
         log: log(root.table("log")),
@@ -307,3 +309,31 @@ fn shutdown(s: Section<'_>) -> ShutdownConfig {
     s.finish();
     shutdown
 }
+
+fn control(s: Section<'_>, ring: &Path) -> ControlConfig {
+    let beside = || {
+        if cfg!(windows) {
+            PathBuf::from(r"\\.\pipe\tidegate")
+        } else {
+            ring.parent().unwrap_or(Path::new("")).join("control.sock")
+        }
+    };
+    let given = s.file("socket");
+    let explicit = given.is_some();
+    let control = ControlConfig {
+        listen: s.bool("listen").unwrap_or(true),
+        socket: given.unwrap_or_else(beside),
+        group: s.text("group"),
+    };
+    if cfg!(windows) && !control.socket.to_string_lossy().starts_with(r"\\.\pipe\") {
+        s.wrong("socket", r"a pipe's name begins with \\.\pipe\");
+    }
+    if cfg!(unix) && explicit && control.socket.as_os_str().len() > SOCKET_PATH {
+        s.wrong("socket", format!("{} is longer than the path of a socket can be", control.socket.display()));
+    }
+    s.finish();
+    control
+}
+
+/// Longest path of a socket, with room for the folder it is made in.
+const SOCKET_PATH: usize = 90;

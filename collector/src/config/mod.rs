@@ -61,6 +61,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[shutdown]`
     pub shutdown: ShutdownConfig,
+    /// `[control]`
+    pub control: ControlConfig,
     /// `[sources.NAME]`
     pub sources: Vec<SourceSection>,
     /// `[sinks.NAME]`
@@ -186,6 +188,19 @@ impl Default for ShutdownConfig {
     fn default() -> ShutdownConfig {
         ShutdownConfig { drain: Duration::from_secs(10) }
     }
+}
+
+/// `[control]`: where a running collector is asked and told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlConfig {
+    /// `listen`: whether there is a socket at all. Default: true.
+    pub listen: bool,
+    /// `socket`: a Unix socket, on Windows the name of a pipe. Default: `control.sock` beside
+    /// the ring's folder; `\\\\.\\pipe\\tidegate`.
+    pub socket: PathBuf,
+    /// `group`: members may look, by name or number. Default: none, so only root and the user
+    /// that the collector runs as may connect. Not on Windows.
+    pub group: Option<String>,
 }
 
 /// `[sources.NAME]`

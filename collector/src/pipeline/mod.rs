@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_ring::{Ring, RingError};
+use tidegate_sinks::http::pins::PinMonitor;
 use tidegate_sinks::{Origin, Sink};
 use tidegate_sources::{Source, intake};
 use tokio::sync::watch;
@@ -28,7 +29,7 @@ use crate::gate::{Gate, Rules, UnknownSwitch};
 use crate::intake::{self as intake_task, Counters};
 
 pub use running::{Handle, RunError, Running};
-pub use summary::{Progress, SinkProgress, SourceSummary, Summary};
+pub use summary::{Progress, SinkProgress, SourceSummary, Summary, account_view};
 
 /// When a run ends by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub struct PipelineOptions {
     pub own_events: Option<Duration>,
     /// When it ends.
     pub until: Until,
+    /// What the sinks' pins report to.
+    pub pins: PinMonitor,
 }
 
 impl Default for PipelineOptions {
@@ -72,6 +75,7 @@ impl Default for PipelineOptions {
             intake: IntakeConfig::default(),
             own_events: None,
             until: Until::Stopped,
+            pins: PinMonitor::default(),
         }
     }
 }
@@ -203,6 +207,7 @@ impl Pipeline {
             stop: CancellationToken::new(),
             deadline: watch::Sender::new(None),
             sources_running: Default::default(),
+            pins: options.pins,
             alarms: Default::default(),
         };
         let parts = running::Tasks {

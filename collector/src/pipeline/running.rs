@@ -10,6 +10,7 @@ use tidegate_proto::batch::Batch;
 use tidegate_proto::level::DropReason;
 use tidegate_proto::own::{Gap, push_gap};
 use tidegate_ring::{Account, Ring, RingError};
+use tidegate_sinks::http::pins::PinMonitor;
 use tidegate_sources::{Outlet, Source, SourceEnd, SourceError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -48,6 +49,7 @@ pub(super) struct Shared {
     /// When what is under way is given up, once it was asked to stop.
     pub deadline: watch::Sender<Option<Instant>>,
     pub sources_running: AtomicUsize,
+    pub pins: PinMonitor,
     /// What stands apart from the sinks' and the level's own alarms.
     pub alarms: Mutex<Vec<String>>,
 }
@@ -96,6 +98,23 @@ impl Handle {
     #[must_use]
     pub fn control(&self) -> &Arc<Control> {
         &self.0.control
+    }
+
+    /// Since when it runs.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.0.begun.elapsed()
+    }
+
+    /// What the sinks' pins have seen.
+    #[must_use]
+    pub fn pins(&self) -> &PinMonitor {
+        &self.0.pins
+    }
+
+    /// Notes something that an operator must look at; it stands until the end of the run.
+    pub fn alarm(&self, text: String) {
+        self.0.alarm(text);
     }
 
     /// The ring.

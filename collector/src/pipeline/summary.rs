@@ -128,6 +128,31 @@ pub(crate) fn since(now: &Account, then: &Account) -> Account {
     run
 }
 
+/// An account as JSON, by reason, sink and telemetry level. Stable: members are added, never
+/// renamed.
+#[must_use]
+pub fn account_view(account: &Account) -> serde_json::Value {
+    let levels = |l: &PerLevel| {
+        let named =
+            TelemetryLevel::ALL.iter().zip(l).map(|(level, n)| (level.as_str().to_owned(), (*n).into()));
+        serde_json::Value::Object(named.collect())
+    };
+    let dropped = account.dropped.iter().map(|(r, n)| (r.as_str().to_owned(), (*n).into()));
+    let sinks = account.sinks.iter().map(|(id, s)| {
+        let lost = s.lost.iter().map(|(r, n)| (r.as_str().to_owned(), levels(n))).collect();
+        let sink = serde_json::json!({
+            "stored": levels(&s.stored), "delivered": levels(&s.delivered),
+            "rejected": levels(&s.rejected), "lost": serde_json::Value::Object(lost),
+            "held": levels(&s.held),
+        });
+        (id.as_str().to_owned(), sink)
+    });
+    serde_json::json!({
+        "read": account.read, "dropped": serde_json::Value::Object(dropped.collect()),
+        "stored": levels(&account.stored), "sinks": serde_json::Value::Object(sinks.collect()),
+    })
+}
+
 impl Summary {
     /// Whether everything that was read has found its place: no source failed, nothing waits,
     /// and the account closes.
@@ -141,29 +166,6 @@ impl Summary {
     /// As one JSON object. Stable: members are added, never renamed.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
-        let levels = |l: &PerLevel| {
-            let named =
-                TelemetryLevel::ALL.iter().zip(l).map(|(level, n)| (level.as_str().to_owned(), (*n).into()));
-            serde_json::Value::Object(named.collect())
-        };
-        let dropped = |d: &BTreeMap<DropReason, u64>| {
-            serde_json::Value::Object(d.iter().map(|(r, n)| (r.as_str().to_owned(), (*n).into())).collect())
-        };
-        let account = |a: &Account| {
-            let sinks = a.sinks.iter().map(|(id, s)| {
-                let lost = s.lost.iter().map(|(r, n)| (r.as_str().to_owned(), levels(n))).collect();
-                let sink = serde_json::json!({
-                    "stored": levels(&s.stored), "delivered": levels(&s.delivered),
-                    "rejected": levels(&s.rejected), "lost": serde_json::Value::Object(lost),
-                    "held": levels(&s.held),
-                });
-                (id.as_str().to_owned(), sink)
-            });
-            serde_json::json!({
-                "read": a.read, "dropped": dropped(&a.dropped), "stored": levels(&a.stored),
-                "sinks": serde_json::Value::Object(sinks.collect()),
-            })
-        };
         let sinks = self.sinks.iter().map(|(name, s)| {
             let sink = serde_json::json!({
                 "bytes": s.bytes, "deliveries": s.deliveries, "failures": s.failures,
@@ -185,8 +187,8 @@ impl Summary {
             "complete": self.complete(),
             "account_closes": self.account_error.is_none(),
             "account_error": self.account_error,
-            "run": account(&self.run),
-            "total": account(&self.total),
+            "run": account_view(&self.run),
+            "total": account_view(&self.total),
             "sinks": serde_json::Value::Object(sinks.collect()),
             "sources": sources.collect::<Vec<_>>(),
             "alarms": self.alarms,

@@ -179,6 +179,11 @@ impl Recorder {
         lock(&self.state).script.extend(steps);
     }
 
+    /// Forgets the steps that are left: what follows is taken.
+    pub fn end_script(&self) {
+        lock(&self.state).script.clear();
+    }
+
     /// What `time-delta-millis` of replies says; `None` leaves it out. `0` at first.
     pub fn set_delta(&self, delta: Option<&str>) {
         lock(&self.state).delta = delta.map(str::to_owned);

@@ -1,6 +1,8 @@
 //! The whole system, from outside: the program is started as a user starts it.
 
 mod azurite;
+#[cfg(unix)]
+mod control;
 mod crash;
 mod receipts;
 mod runs;

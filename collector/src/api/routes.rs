@@ -1,0 +1,166 @@
+//! What can be asked, and the answers.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidegate_proto::level::TelemetryLevel;
+use tidegate_ring::{Chain, ChainEntry, Ring, RingError};
+
+use super::{Answer, Api, Call, Refusal, Right, Route, views};
+
+/// Every route; a module with routes of its own adds its list here.
+#[must_use]
+pub fn all() -> Vec<Route> {
+    own().to_vec()
+}
+
+/// Most entries of a chain in one answer.
+pub const PAGE: u64 = 1000;
+
+fn own() -> [Route; 9] {
+    use Right::{Change, Look};
+    let route = |method, path, right, remote, about, run| Route { method, path, right, remote, about, run };
+    [
+        route("GET", "/v1", Look, false, "what can be asked", |api, _| Box::pin(async move { index(&api) })),
+        route("GET", "/v1/status", Look, true, "how the collector is", |api, _| Box::pin(status(api))),
+        route("GET", "/v1/level", Look, true, "the level in force and why", |api, _| {
+            Box::pin(async move { Ok(level(&api)) })
+        }),
+        route("PUT", "/v1/level", Change, true, "{\"level\": 0 to 3, a name, or null}", |api, call| {
+            Box::pin(set_level(api, call))
+        }),
+        route("PUT", "/v1/telemetry", Change, true, "{\"enabled\": true or false}", |api, call| {
+            Box::pin(set_enabled(api, call))
+        }),
+        route("GET", "/v1/buffer", Look, false, "the ring", |api, _| Box::pin(buffer(api))),
+        route("GET", "/v1/receipts", Look, false, "?from=N&most=N, or ?last=N", |api, call| {
+            Box::pin(chain(api, call, Chain::Receipts))
+        }),
+        route("GET", "/v1/audit", Look, false, "?from=N&most=N, or ?last=N", |api, call| {
+            Box::pin(chain(api, call, Chain::Audit))
+        }),
+        route("GET", "/v1/ping", Look, true, "whether it answers", |_, _| {
+            Box::pin(async { Ok(json!({ "version": env!("CARGO_PKG_VERSION") })) })
+        }),
+    ]
+}
+
+fn index(api: &Api) -> Answer {
+    let routes = api.routes().iter().map(|r| {
+        json!({ "method": r.method, "path": r.path, "about": r.about, "administrator": r.right == Right::Change })
+    });
+    Ok(json!({ "version": env!("CARGO_PKG_VERSION"), "routes": routes.collect::<Vec<_>>() }))
+}
+
+fn level(api: &Api) -> Value {
+    let control = api.handle().control();
+    views::level(&control.now(), &control.all())
+}
+
+async fn status(api: Arc<Api>) -> Answer {
+    let (account, ring) = api.ring(|r| Ok((r.account(), r.status()))).await?;
+    let handle = api.handle();
+    let mut all = views::progress(&handle.progress(), &account);
+    if let Some(all) = all.as_object_mut() {
+        let more = [
+            ("version", json!(env!("CARGO_PKG_VERSION"))),
+            ("uptime_seconds", json!(handle.uptime().as_secs())),
+            ("telemetry", level(&api)),
+            ("ring", views::buffer(&ring, &account)),
+            ("pins", views::pins(handle.pins())),
+        ];
+        all.extend(more.map(|(key, value)| (key.to_owned(), value)));
+    }
+    Ok(all)
+}
+
+async fn set_level(api: Arc<Api>, call: Call) -> Answer {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        level: Value,
+    }
+    let text = match call.json::<Body>()?.level {
+        Value::Null => None,
+        Value::Number(n) => Some(n.to_string()),
+        Value::String(s) => Some(s),
+        other => return Err(Refusal::bad(format!("level: 0 to 3, a name or null is expected, not {other}"))),
+    };
+    let wanted = text.map(|t| t.parse::<TelemetryLevel>()).transpose();
+    let wanted = wanted.map_err(|e| Refusal::bad(format!("level: {e}")))?;
+    api.handle().control().set_level(wanted, &call.who).await?;
+    Ok(level(&api))
+}
+
+async fn set_enabled(api: Arc<Api>, call: Call) -> Answer {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        enabled: bool,
+    }
+    let enabled = call.json::<Body>()?.enabled;
+    api.handle().control().set_enabled(enabled, &call.who).await?;
+    Ok(level(&api))
+}
+
+async fn buffer(api: Arc<Api>) -> Answer {
+    api.ring(|r| Ok(views::buffer(&r.status(), &r.account()))).await
+}
+
+async fn chain(api: Arc<Api>, call: Call, chain: Chain) -> Answer {
+    let most = call.number("most")?.unwrap_or(100).clamp(1, PAGE);
+    let (from, last) = (call.number("from")?, call.number("last")?);
+    if from.is_some() && last.is_some() {
+        return Err(Refusal::bad("either from or last is possible"));
+    }
+    api.ring(move |ring| {
+        let (from, most) = match last {
+            None => (from.unwrap_or(1).max(1), most),
+            Some(n) => {
+                let n = n.clamp(1, PAGE);
+                (end_of(ring, chain)?.saturating_sub(n).max(1), n)
+            }
+        };
+        let page = ring.chain_read(chain, from, usize::try_from(most).unwrap_or(1))?;
+        let next = page.last().map_or(from, |e| e.number.saturating_add(1));
+        let (number, hash) = ring.chain_anchor(chain)?;
+        Ok(json!({
+            "entries": page.iter().map(entry).collect::<Vec<_>>(),
+            "next": next,
+            "anchor": { "number": number, "hash": crate::audit::hex(&hash) },
+        }))
+    })
+    .await
+}
+
+/// The number behind the last entry; chains have no other way to tell. Reads a few dozen
+/// entries at most.
+fn end_of(ring: &dyn Ring, chain: Chain) -> Result<u64, RingError> {
+    let is_there = |n: u64| Ok::<_, RingError>(!ring.chain_read(chain, n, 1)?.is_empty());
+    let (mut low, mut step) = (1, 1_u64);
+    while step < 1 << 62 && is_there(low + step - 1)? {
+        low += step;
+        step *= 2;
+    }
+    // everything below `low` is there, nothing from `low + step - 1` on
+    let mut high = low + step - 1;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if is_there(middle)? {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low)
+}
+
+/// An entry with all it takes to verify it: `data` is what the hash is over.
+fn entry(e: &ChainEntry) -> Value {
+    json!({
+        "number": e.number,
+        "hash": crate::audit::hex(&e.hash),
+        "data": String::from_utf8_lossy(&e.data),
+    })
+}

@@ -1,0 +1,250 @@
+//! Who may ask what, over real sockets.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tidegate_proto::level::TelemetryLevel;
+use tidegate_ring::{Chain, MemoryRing, Ring, RingOptions};
+use tidegate_sinks::Sink;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+use crate::pipeline::{Parts, Pipeline, PipelineOptions, Running, SinkPart};
+use crate::testing::{Counting, Fake, rules};
+
+async fn collector() -> (Running, Arc<Api>, Arc<dyn Ring>) {
+    let ring = MemoryRing::shared(RingOptions::default());
+    let sink = SinkPart { sink: Fake::fine("a") as Arc<dyn Sink>, options: Default::default() };
+    let running = Pipeline::start(Parts {
+        ring: Arc::clone(&ring),
+        rules: rules(),
+        sources: vec![Box::new(Counting { levels: vec![0, 1, 2], ..Counting::new(0, 300) })],
+        sinks: vec![sink],
+        options: PipelineOptions::default(),
+    })
+    .await
+    .unwrap();
+    let config = ControlConfig { listen: true, socket: "unused".into(), group: None };
+    let api = Api::new(running.handle(), config);
+    (running, api, ring)
+}
+
+fn caller(right: Right, remote: bool) -> Caller {
+    Caller { who: Who("tester".to_owned()), right, remote }
+}
+
+async fn ask(api: &Arc<Api>, caller: &Caller, method: &str, target: &str, body: Value) -> (u16, Value) {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+    api.answer(caller, method, path, query, body).await
+}
+
+#[tokio::test]
+async fn who_may_only_look_changes_nothing() {
+    let (running, api, _ring) = collector().await;
+    let look = caller(Right::Look, false);
+    for route in api.routes().to_vec() {
+        let (status, answer) = ask(&api, &look, route.method, route.path, Value::Null).await;
+        match route.right {
+            Right::Look => assert_eq!(status, 200, "{route:?}: {answer}"),
+            Right::Change => assert_eq!(status, 403, "{route:?}: {answer}"),
+        }
+    }
+    assert!(running.handle().control().now().enabled);
+}
+
+#[tokio::test]
+async fn the_network_is_offered_nothing_but_level_switch_and_status() {
+    let (_running, api, _ring) = collector().await;
+    let remote = caller(Right::Change, true);
+    let mut open: Vec<&str> = api.routes().iter().filter(|r| r.remote).map(|r| r.path).collect();
+    open.dedup();
+    assert_eq!(open, ["/v1/status", "/v1/level", "/v1/telemetry", "/v1/ping"]);
+    for route in api.routes().iter().filter(|r| !r.remote) {
+        let (status, _) = ask(&api, &remote, route.method, route.path, Value::Null).await;
+        assert_eq!(status, 404, "{route:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_level_is_set_shown_and_audited_with_the_callers_name() {
+    let (running, api, ring) = collector().await;
+    let admin = caller(Right::Change, false);
+    for (body, says) in [
+        (json!({"level": 4}), "level"),
+        (json!({"level": true}), "expected"),
+        (json!({"levle": 1}), "levle"),
+        (json!([]), "body"),
+    ] {
+        let (status, answer) = ask(&api, &admin, "PUT", "/v1/level", body).await;
+        assert!(status == 400 && answer["error"].as_str().unwrap().contains(says), "{answer}");
+    }
+    let (status, answer) = ask(&api, &admin, "PUT", "/v1/level", json!({"level": "basic"})).await;
+    assert_eq!(
+        (status, &answer["level"], &answer["decided_by"]),
+        (200, &json!(1), &json!("run-time switch"))
+    );
+    assert_eq!(running.handle().control().now().level, TelemetryLevel::Basic);
+    let (_, answer) = ask(&api, &admin, "PUT", "/v1/telemetry", json!({"enabled": false})).await;
+    assert_eq!(answer["enabled"], false);
+    let (_, answer) = ask(&api, &admin, "PUT", "/v1/level", json!({"level": null})).await;
+    assert_eq!((&answer["level"], &answer["ceilings"]["runtime"]), (&json!(2), &Value::Null));
+    let entries = ring.chain_read(Chain::Audit, 1, 100).unwrap();
+    let by: Vec<Value> = entries.iter().map(|e| serde_json::from_slice(&e.data).unwrap()).collect();
+    assert_eq!(by.iter().filter(|e| e["who"] == "tester").count(), 3, "{by:?}");
+    let (_, page) = ask(&api, &admin, "GET", "/v1/audit?last=2", Value::Null).await;
+    let numbers: Vec<u64> =
+        page["entries"].as_array().unwrap().iter().map(|e| e["number"].as_u64().unwrap()).collect();
+    let last = entries.last().unwrap().number;
+    assert_eq!((numbers, page["next"].as_u64().unwrap()), (vec![last - 1, last], last + 1));
+}
+
+#[tokio::test]
+async fn the_last_entries_of_a_chain_of_any_length_are_found() {
+    let (_running, api, ring) = collector().await;
+    let begin = ring.chain_read(Chain::Audit, 1, 1000).unwrap().len() as u64;
+    for n in begin + 1..=begin + 70 {
+        ring.chain_append(Chain::Audit, b"{}").unwrap();
+        let path = "/v1/audit?last=1";
+        let (_, page) = ask(&api, &caller(Right::Look, false), "GET", path, Value::Null).await;
+        assert_eq!(page["entries"][0]["number"].as_u64(), Some(n));
+    }
+    for wrong in ["last=x", "from=-1", "from=1&last=1"] {
+        let target = format!("/v1/audit?{wrong}");
+        assert_eq!(ask(&api, &caller(Right::Look, false), "GET", &target, Value::Null).await.0, 400);
+    }
+}
+
+#[tokio::test]
+async fn status_has_level_account_ring_and_alarms() {
+    let (running, api, _ring) = collector().await;
+    running.handle().alarm("look here".to_owned());
+    let (_, status) = ask(&api, &caller(Right::Look, false), "GET", "/v1/status", Value::Null).await;
+    for path in [
+        "/telemetry/level",
+        "/account/sinks/a/delivered",
+        "/ring/fill_percent",
+        "/ring/sinks/a/held",
+        "/pins",
+        "/run/sinks/a/failures",
+        "/uptime_seconds",
+        "/version",
+    ] {
+        assert!(status.pointer(path).is_some(), "{path} in {status}");
+    }
+    assert_eq!(status["alarms"], json!(["look here"]));
+}
+
+/// Sends bytes to one connection and reads all that comes back.
+async fn raw(api: &Arc<Api>, bytes: &[u8]) -> String {
+    let (mut here, there) = tokio::io::duplex(1 << 20);
+    let served = tokio::spawn(serve::connection(there, Arc::clone(api), caller(Right::Look, false)));
+    here.write_all(bytes).await.unwrap();
+    let mut out = String::new();
+    here.read_to_string(&mut out).await.unwrap();
+    served.await.unwrap();
+    out
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_and_slow_requests_get_an_error_and_end() {
+    let (_running, api, _ring) = collector().await;
+    let status = |reply: &str| reply.get(9..12).unwrap_or_default().to_owned();
+    assert_eq!(status(&raw(&api, b"GET /v1/ping HTTP/1.1\r\nhost: x\r\n\r\n").await), "200");
+    assert_eq!(status(&raw(&api, b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n").await), "404");
+    assert_eq!(status(&raw(&api, b"DELETE /v1/level HTTP/1.1\r\nhost: x\r\n\r\n").await), "405");
+    assert_eq!(status(&raw(&api, b"\0\0\r\n\r\n").await), "400");
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(20 << 10));
+    assert!(["414", "431"].contains(&&*status(&raw(&api, long.as_bytes()).await)));
+    let large =
+        format!("PUT /v1/level HTTP/1.1\r\ncontent-length: {}\r\n\r\n{}", 70 << 10, " ".repeat(70 << 10));
+    assert_eq!(status(&raw(&api, large.as_bytes()).await), "413");
+    // one that says nothing, and one that stops in the middle: their time is up
+    assert!(["", "408"].contains(&&*status(&raw(&api, b"").await)));
+    assert!(["", "408"].contains(&&*status(&raw(&api, b"GET /v1/pi").await)));
+    let stuck = b"PUT /v1/level HTTP/1.1\r\ncontent-length: 10\r\n\r\n{";
+    assert_eq!(status(&raw(&api, stuck).await), "408");
+}
+
+#[test]
+fn queries_are_decoded() {
+    let all = serve::query("a=1&b=x%20y+z&c&a=2&d=%zz%4");
+    let want = [("a", "2"), ("b", "x y z"), ("c", ""), ("d", "%zz%4")];
+    assert_eq!(all, want.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+}
+
+#[cfg(unix)]
+mod socket {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    async fn listening(
+        socket: &std::path::Path,
+    ) -> (Running, CancellationToken, tokio::task::JoinHandle<std::io::Result<()>>) {
+        let (running, api, _ring) = collector().await;
+        let config = ControlConfig { listen: true, socket: socket.to_owned(), group: None };
+        let api = Api::new(api.handle().clone(), config);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(listen(api, stop.clone()));
+        (running, stop, task)
+    }
+
+    async fn connect(socket: &std::path::Path) -> tokio::net::UnixStream {
+        loop {
+            match tokio::net::UnixStream::connect(socket).await {
+                Ok(stream) => return stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_private_names_its_user_and_goes_with_the_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/control.sock");
+        let (running, stop, task) = listening(&path).await;
+        let stream = connect(&path).await;
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "only the socket is left");
+        let body = Bytes::from_static(b"{\"level\": 1}");
+        let (status, answer) = client::exchange(stream, "PUT", "/v1/level", body).await.unwrap();
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&answer));
+        let audit = running.handle().ring().chain_read(Chain::Audit, 1, 100).unwrap();
+        let last = String::from_utf8_lossy(&audit.last().unwrap().data).into_owned();
+        assert!(last.contains("uid ") && last.contains("at the control socket"), "{last}");
+        // a second one at the same place is refused, the first goes on
+        let (_other, _, second) = listening(&path).await;
+        assert_eq!(second.await.unwrap().unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+        client::exchange(connect(&path).await, "GET", "/v1/ping", Bytes::new()).await.unwrap();
+        stop.cancel();
+        task.await.unwrap().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_left_by_a_killed_run_is_taken_over_and_other_files_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let (_running, stop, task) = listening(&path).await;
+        client::exchange(connect(&path).await, "GET", "/v1/ping", Bytes::new()).await.unwrap();
+        stop.cancel();
+        task.await.unwrap().unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        let (_running, _, task) = listening(&path).await;
+        assert_eq!(task.await.unwrap().unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_client_sees_whether_a_collector_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        assert!(client::Client::find(&path).unwrap().is_none());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(client::Client::find(&path).unwrap().is_none(), "nobody listens any more");
+    }
+}

@@ -20,7 +20,8 @@ use crate::Sink;
 use crate::blob::{BlobConfig, BlobError, BlobSink};
 use crate::directory::{DirectoryConfig, DirectoryError, DirectorySink};
 use crate::events::{EventsConfig, EventsError};
-use crate::http::HttpContext;
+use crate::http::tls::TlsConfig;
+use crate::http::{HttpConfig, HttpContext, Url};
 use crate::kafka::{KafkaConfig, KafkaError};
 use crate::limits::LimitError;
 use crate::otlp::{OtlpConfig, OtlpError};
@@ -43,6 +44,15 @@ pub enum SinkConfig {
     Kafka(Box<KafkaConfig>),
     /// JSON Lines on standard output.
     Stdout(StdoutConfig),
+}
+
+/// Where a sink speaks TLS.
+#[derive(Clone, Debug)]
+pub struct TlsEndpoint {
+    /// `HOST:PORT`
+    pub address: String,
+    /// The settings of its connections: roots, pins, proxy, time-outs.
+    pub http: HttpConfig,
 }
 
 /// Why a sink cannot be made: a mistake in its settings, or a file or secret they name is not
@@ -81,6 +91,44 @@ impl SinkConfig {
             SinkConfig::Blob(_) => "blob",
             SinkConfig::Kafka(_) => "kafka",
             SinkConfig::Stdout(_) => "stdout",
+        }
+    }
+
+    /// The addresses that it speaks TLS to, `HOST:PORT`, each with the settings of the connection;
+    /// without those of token services and brokers of signatures, which share the settings of a
+    /// blob sink. Empty where TLS is not used.
+    ///
+    /// # Errors
+    /// When the settings cannot be used.
+    pub fn tls_endpoints(&self, name: &SinkId, ctx: &HttpContext) -> Result<Vec<TlsEndpoint>, BuildError> {
+        let of_url = |text: &str, http: &HttpConfig| -> Vec<TlsEndpoint> {
+            let url = text.parse::<Url>().ok().filter(|u| u.scheme() == "https");
+            let address = url.and_then(|u| Some(format!("{}:{}", u.host_str()?, u.port_or_known_default()?)));
+            let made = address.map(|address| TlsEndpoint { address, http: http.clone() });
+            made.into_iter().collect()
+        };
+        Ok(match self {
+            SinkConfig::Blob(c) => of_url(&BlobSink::new(name, c, ctx)?.base(), &c.http),
+            SinkConfig::Events(c) => of_url(&c.url, &c.http),
+            SinkConfig::Otlp(c) => of_url(&c.url, &c.http),
+            SinkConfig::Kafka(c) => {
+                let http = |tls: &TlsConfig| HttpConfig { tls: tls.clone(), ..HttpConfig::default() };
+                let all = c.tls.iter().flat_map(|tls| c.brokers.iter().map(move |b| (b, tls)));
+                all.map(|(b, tls)| TlsEndpoint { address: b.clone(), http: http(tls) }).collect()
+            }
+            SinkConfig::Directory(_) | SinkConfig::Stdout(_) => Vec::new(),
+        })
+    }
+
+    /// The key of its TLS settings in `[sinks.NAME]`, and what they are; `None` where it has none.
+    #[must_use]
+    pub fn tls(&self) -> Option<(&'static str, &TlsConfig)> {
+        match self {
+            SinkConfig::Blob(c) => Some(("http.tls", &c.http.tls)),
+            SinkConfig::Events(c) => Some(("http.tls", &c.http.tls)),
+            SinkConfig::Otlp(c) => Some(("http.tls", &c.http.tls)),
+            SinkConfig::Kafka(c) => c.tls.as_ref().map(|tls| ("tls", tls)),
+            SinkConfig::Directory(_) | SinkConfig::Stdout(_) => None,
         }
     }
 

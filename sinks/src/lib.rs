@@ -24,7 +24,7 @@ pub mod testing;
 pub mod units;
 
 pub use clock::Clock;
-pub use config::{BuildError, SinkConfig};
+pub use config::{BuildError, SinkConfig, TlsEndpoint};
 pub use sink::{
     BatchLimits, BoxError, BoxFuture, DeliverError, Delivered, Object, Origin, RejectReason, Rejected, Sink,
     SinkBatch,

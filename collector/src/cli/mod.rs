@@ -15,6 +15,7 @@ mod inspect;
 mod level;
 mod logs;
 mod out;
+mod pin;
 mod plot;
 mod receipts;
 mod replay;
@@ -68,6 +69,8 @@ enum Command {
     Audit(audit::Args),
     /// List, verify, reconcile and export the receipts of deliveries.
     Receipts(receipts::Args),
+    /// Show, check and add pins of servers' keys.
+    Pin(pin::Args),
     /// Measure this machine, from source to sink.
     Bench(bench::Args),
     /// Print the completion script of a shell.
@@ -114,6 +117,7 @@ fn run(command: Command, logs: &logs::Options) -> Done {
         Command::Telemetry(args) => telemetry::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Receipts(args) => receipts::run(&args),
+        Command::Pin(args) => pin::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => completions::man(&args),

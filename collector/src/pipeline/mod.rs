@@ -3,6 +3,7 @@
 //! A run ends along the path: sources stop, the intake takes what they handed over, the ring
 //! makes it durable, the sinks go on for a while, and what is left stays on disk.
 
+mod pins;
 mod running;
 mod summary;
 #[cfg(test)]
@@ -60,7 +61,7 @@ pub struct PipelineOptions {
     pub own_events: Option<Duration>,
     /// When it ends.
     pub until: Until,
-    /// What the sinks' pins report to.
+    /// What the sinks' pins see: told in health and in the audit log.
     pub pins: PinMonitor,
 }
 

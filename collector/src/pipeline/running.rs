@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::pins;
 use super::summary::since;
 use super::{Progress, SourceSummary, Summary, Until};
 use crate::clock::now_ns;
@@ -194,6 +195,7 @@ impl Shared {
         let mut out = self.alarms.lock().unwrap_or_else(PoisonError::into_inner).clone();
         out.extend(self.control.now().alarm);
         out.extend(self.counters.trouble());
+        out.extend(pins::alarms(&self.pins.states()));
         for (name, stats) in &self.stats {
             out.extend(stats.progress().held.map(|why| format!("sink {name} holds: {why}")));
         }
@@ -239,6 +241,11 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
         let (control, stop) = (Arc::clone(&shared.control), shared.abort.child_token());
         tokio::spawn(async move { control.watch_policy(policy, stop).await })
     });
+    let pin_watch = tokio::spawn(pins::keep_book(
+        shared.pins.clone(),
+        Arc::clone(&shared.ring),
+        shared.abort.child_token(),
+    ));
     let mut sinks = JoinSet::new();
     for dispatcher in dispatchers {
         sinks.spawn(dispatcher.run());
@@ -330,6 +337,7 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
     }
     // both have been told
     let _ = own.await;
+    let _ = pin_watch.await;
     if let Some(watcher) = watcher {
         let _ = watcher.await;
     }

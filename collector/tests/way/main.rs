@@ -1,6 +1,5 @@
 //! The whole way in one process: real traces, the ring on disk, the directory sink.
 
-mod kill;
 mod replay;
 mod run;
 

@@ -29,6 +29,7 @@
 
 mod account;
 mod api;
+mod assertion;
 mod auth;
 mod broker;
 mod config;

@@ -1,20 +1,23 @@
 //! Bearer tokens of Microsoft Entra ID (or AD FS, on an Azure Stack Hub): managed identity,
-//! workload identity, client secret.
+//! workload identity, client secret, client certificate.
 //!
 //! | `identity.kind` | where the token comes from |
 //! |---|---|
 //! | `managed` | the machine's metadata service, `169.254.169.254` (or the one that `IDENTITY_ENDPOINT` names) |
 //! | `workload` | the authority, for the token in `AZURE_FEDERATED_TOKEN_FILE` (Kubernetes) |
 //! | `client-secret` | the authority, for a secret |
+//! | `client-certificate` | the authority, for a token that the certificate's key has signed (`assertion.rs`) |
 //!
 //! A token is kept until shortly before its end; one request at a time renews it. A token that
 //! the service refuses is given up, so that the next attempt gets another.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
+use super::assertion::Signer;
 use crate::DeliverError;
 use crate::http::classify::{self, BadReply, Class};
 use crate::http::{Client, Method, Request, Url, redact};
@@ -30,7 +33,7 @@ const METADATA: &str = "http://169.254.169.254/metadata/identity/oauth2/token";
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityConfig {
-    /// `kind`: `managed`, `workload` or `client-secret`.
+    /// `kind`: `managed`, `workload`, `client-secret` or `client-certificate`.
     pub kind: IdentityKind,
     /// `client_id`: of a user-assigned identity, or of the application. For `workload` default:
     /// `AZURE_CLIENT_ID`.
@@ -43,6 +46,17 @@ pub struct IdentityConfig {
     /// `client_secret`: a secret's reference.
     #[serde(default)]
     pub client_secret: Option<SecretRef>,
+    /// `client_certificate`: PEM file of the certificate that the application is registered with;
+    /// intermediates may follow it. Read at each renewal.
+    #[serde(default)]
+    pub client_certificate: Option<PathBuf>,
+    /// `client_key`: its RSA key in PEM, as a secret's reference.
+    #[serde(default)]
+    pub client_key: Option<SecretRef>,
+    /// `send_chain`: send the certificates along (`x5c`), for applications that are registered with
+    /// a subject and issuer. Default: false.
+    #[serde(default)]
+    pub send_chain: bool,
     /// `token_file`: of a workload. Default: `AZURE_FEDERATED_TOKEN_FILE`. Read at each renewal.
     #[serde(default)]
     pub token_file: Option<String>,
@@ -66,8 +80,10 @@ pub enum IdentityKind {
     Managed,
     /// The pod has one.
     Workload,
-    /// An application has one.
+    /// An application has one, and a secret.
     ClientSecret,
+    /// An application has one, and a certificate.
+    ClientCertificate,
 }
 
 #[derive(Debug)]
@@ -83,6 +99,7 @@ enum From {
     ClientSecret {
         secret: SecretRef,
     },
+    ClientCertificate(Signer),
 }
 
 /// Gets tokens and keeps them.
@@ -161,12 +178,30 @@ impl Tokens {
             }
             path.push("token");
         }
-        let from = if workload {
-            let file = config.token_file.clone().or_else(|| other("AZURE_FEDERATED_TOKEN_FILE"));
-            From::Workload { file: SecretRef::File(need(file, "token_file")?.into()) }
-        } else {
-            let secret = config.client_secret.clone();
-            From::ClientSecret { secret: secret.ok_or("client_secret is needed for this kind of identity")? }
+        let from = match config.kind {
+            IdentityKind::Workload => {
+                let file = config.token_file.clone().or_else(|| other("AZURE_FEDERATED_TOKEN_FILE"));
+                From::Workload { file: SecretRef::File(need(file, "token_file")?.into()) }
+            }
+            IdentityKind::ClientCertificate => {
+                let missing = |key: &str| format!("{key} is needed for this kind of identity");
+                From::ClientCertificate(Signer {
+                    certificate: config
+                        .client_certificate
+                        .clone()
+                        .ok_or_else(|| missing("client_certificate"))?,
+                    key: config.client_key.clone().ok_or_else(|| missing("client_key"))?,
+                    send_chain: config.send_chain,
+                    // AD FS knows the older form only
+                    legacy: tenant == "adfs",
+                })
+            }
+            IdentityKind::ClientSecret | IdentityKind::Managed => {
+                let secret = config.client_secret.clone();
+                From::ClientSecret {
+                    secret: secret.ok_or("client_secret is needed for this kind of identity")?,
+                }
+            }
         };
         let authority = Some(authority);
         Ok(Tokens { client, from, client_id, authority, resource, kept: Mutex::default() })
@@ -266,6 +301,19 @@ impl Tokens {
             match &self.from {
                 From::Workload { file } => {
                     let token = file.resolve().map_err(wrong)?;
+                    pairs
+                        .append_pair(
+                            "client_assertion_type",
+                            "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+                        )
+                        .append_pair("client_assertion", token.expose());
+                }
+                From::ClientCertificate(signer) => {
+                    let made = signer.assertion(url.as_str(), &self.client_id, self.client.clock());
+                    let token = made.map_err(|e| DeliverError::Stop {
+                        advice: "mend the certificate and key of the identity".to_owned(),
+                        source: Box::new(e),
+                    })?;
                     pairs
                         .append_pair(
                             "client_assertion_type",

@@ -9,6 +9,8 @@ pub(crate) struct Facts {
     pub spki: Vec<u8>,
     /// Valid until, inclusive.
     pub not_after: SystemTime,
+    /// Common name of whom it is for; empty when there is none.
+    pub subject: String,
 }
 
 const SEQUENCE: u8 = 0x30;
@@ -53,7 +55,23 @@ pub(crate) fn facts(certificate: &[u8]) -> Option<Facts> {
     let subject = expect(validity.rest, SEQUENCE)?;
     let spki = expect(subject.rest, SEQUENCE)?;
     let end = element(element(validity.inner)?.rest)?;
-    Some(Facts { spki: spki.whole.to_vec(), not_after: time(end.tag, end.inner)? })
+    let subject = common_name(subject.inner).unwrap_or_default();
+    Some(Facts { spki: spki.whole.to_vec(), not_after: time(end.tag, end.inner)?, subject })
+}
+
+/// The common name (2.5.4.3) of a distinguished name, in printable characters.
+pub(crate) fn common_name(mut name: &[u8]) -> Option<String> {
+    const SET: u8 = 0x31;
+    const COMMON_NAME: &[u8] = &[0x06, 3, 0x55, 4, 3];
+    loop {
+        let set = expect(name, SET)?;
+        let kind = element(expect(set.inner, SEQUENCE)?.inner)?;
+        if kind.whole == COMMON_NAME {
+            let text = String::from_utf8_lossy(element(kind.rest)?.inner).into_owned();
+            return Some(super::classify::printable(&text, 100));
+        }
+        name = set.rest;
+    }
 }
 
 /// UTCTime `YYMMDDhhmmssZ` or GeneralizedTime `YYYYMMDDhhmmssZ`.
@@ -94,6 +112,7 @@ mod tests {
         assert!(whole.not_after > SystemTime::now());
         let spki = rcgen::PublicKeyData::subject_public_key_info(&made.signing_key);
         assert_eq!(whole.spki, spki);
+        assert_eq!(whole.subject, "rcgen self signed cert");
         for end in 0..der.len() {
             assert_eq!(facts(&der[..end]), None, "{end}");
         }

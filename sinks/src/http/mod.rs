@@ -7,6 +7,7 @@
 pub mod classify;
 mod der;
 pub mod pins;
+pub mod probe;
 pub mod tls;
 
 use std::error::Error as _;
@@ -254,6 +255,11 @@ impl Reply {
     }
 }
 
+/// The SubjectPublicKeyInfo of a certificate; `None` when the bytes are none.
+pub(crate) fn spki(certificate: &[u8]) -> Option<Vec<u8>> {
+    der::facts(certificate).map(|f| f.spki)
+}
+
 /// A URL without user, query and fragment, for logs, errors and receipts. What is no URL
 /// becomes `…`.
 #[must_use]
@@ -302,7 +308,16 @@ impl Client {
     }
 
     fn build(config: &HttpConfig, ctx: &HttpContext, http2: bool) -> Result<Client, HttpBuildError> {
-        let tls = config.tls.build(ctx)?;
+        Client::over(config, ctx, config.tls.build(ctx)?, http2)
+    }
+
+    /// A client over a TLS set-up of its own.
+    fn over(
+        config: &HttpConfig,
+        ctx: &HttpContext,
+        tls: rustls::ClientConfig,
+        http2: bool,
+    ) -> Result<Client, HttpBuildError> {
         let agent = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)

@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::der;
 use crate::units::Span;
+use tokio::sync::watch;
 
 /// Most endpoints that a monitor keeps.
 const ENDPOINTS_MAX: usize = 256;
@@ -110,6 +111,13 @@ fn month() -> Span {
 }
 
 impl PinSet {
+    /// A set for one host with the usual settings.
+    #[must_use]
+    pub fn new(host: &str, sha256: Vec<Pin>) -> PinSet {
+        let host = host.to_owned();
+        PinSet { host, sha256, no_backup: false, report_only: false, warn_before: month() }
+    }
+
     /// What is wrong with it, in words.
     pub(crate) fn problem(&self) -> Option<String> {
         let mut distinct = self.sha256.clone();
@@ -122,7 +130,9 @@ impl PinSet {
         })
     }
 
-    pub(super) fn fits(&self, host: &str) -> bool {
+    /// Whether it counts for a host.
+    #[must_use]
+    pub fn fits(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let pattern = self.host.to_ascii_lowercase();
         match pattern.strip_prefix('*') {
@@ -154,26 +164,55 @@ pub struct PinState {
     pub expires_soon: bool,
 }
 
-/// Collects what pins see, for health, `doctor` and the audit log. Cheap to clone.
+/// Collects what pins see, for health and the audit log. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct PinMonitor(Arc<Mutex<BTreeMap<String, PinState>>>);
+pub struct PinMonitor(Arc<Monitored>);
+
+#[derive(Debug, Default)]
+struct Monitored {
+    states: Mutex<BTreeMap<String, PinState>>,
+    /// Counts what was news.
+    news: watch::Sender<u64>,
+}
 
 impl PinMonitor {
     /// The state of every host with pins that was talked to.
     #[must_use]
     pub fn states(&self) -> BTreeMap<String, PinState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, host: &str, seen: PinState) {
-        let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Changes whenever a host is new, a match becomes a miss or the other way round, the chain
+    /// changes, or a pinned certificate begins to end soon.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.0.news.subscribe()
+    }
+
+    /// Whether it is news.
+    fn note(&self, host: &str, seen: PinState) -> bool {
+        let mut states = self.0.states.lock().unwrap_or_else(PoisonError::into_inner);
         let room = states.len() < ENDPOINTS_MAX;
-        if let Some(state) = states.get_mut(host) {
-            let (matched, missed) = (state.matched + seen.matched, state.missed + seen.missed);
-            *state = PinState { matched, missed, ..seen };
-        } else if room {
-            states.insert(host.to_owned(), seen);
+        let news = match states.get_mut(host) {
+            Some(state) => {
+                let (matched, missed) = (state.matched + seen.matched, state.missed + seen.missed);
+                let key = |s: &PinState| (s.ok, s.expires_soon, s.report_only);
+                let news = key(state) != key(&seen) || state.chain != seen.chain;
+                *state = PinState { matched, missed, ..seen };
+                news
+            }
+            None => {
+                if room {
+                    states.insert(host.to_owned(), seen);
+                }
+                true
+            }
+        };
+        drop(states);
+        if news {
+            self.0.news.send_modify(|n| *n += 1);
         }
+        news
     }
 }
 
@@ -203,40 +242,83 @@ pub(crate) struct PinVerifier {
     pub monitor: PinMonitor,
 }
 
-/// A certificate of a chain: its key and, unless it is an anchor, its end.
-type Link = (Pin, Option<SystemTime>);
+/// A certificate of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its key's pin.
+    pub pin: Pin,
+    /// Common name of whom it is for; empty when there is none.
+    pub subject: String,
+    /// When it ends; `None` for a root of the system, which is trusted by its key.
+    pub not_after: Option<SystemTime>,
+}
 
-impl PinVerifier {
-    /// The verified chain that has a pin, or the first one that verifies.
-    fn chain(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-        pins: &[Pin],
-    ) -> Result<Vec<Link>, Error> {
-        let bad = |_| Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        let leaf = webpki::EndEntityCert::try_from(end_entity).map_err(bad)?;
-        let links = |path: &webpki::VerifiedPath<'_>| -> Vec<Link> {
-            let certificates = std::iter::once(path.end_entity().der())
-                .chain(path.intermediate_certificates().map(webpki::Cert::der));
-            certificates
-                .filter_map(|der| der::facts(&der))
-                .map(|f| (Pin::of_spki(&f.spki), Some(f.not_after)))
-                .chain(std::iter::once((Pin::of_spki(&webpki::spki_for_anchor(path.anchor())), None)))
-                .collect()
+impl Link {
+    /// Of a certificate; `None` when the bytes are none.
+    pub(super) fn of(der: &[u8]) -> Option<Link> {
+        der::facts(der).map(|f| Link {
+            pin: Pin::of_spki(&f.spki),
+            subject: f.subject,
+            not_after: Some(f.not_after),
+        })
+    }
+}
+
+/// The verified chain that has a pin, or the first one that verifies. The system's own verifier
+/// does not tell its chain, so it is built once more.
+pub(super) fn verified_chain(
+    roots: &RootCertStore,
+    algorithms: &rustls::crypto::WebPkiSupportedAlgorithms,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+    pins: &[Pin],
+) -> Result<Vec<Link>, Error> {
+    let bad = |_| Error::InvalidCertificate(CertificateError::UnknownIssuer);
+    let leaf = webpki::EndEntityCert::try_from(end_entity).map_err(bad)?;
+    let links = |path: &webpki::VerifiedPath<'_>| -> Vec<Link> {
+        let certificates = std::iter::once(path.end_entity().der())
+            .chain(path.intermediate_certificates().map(webpki::Cert::der));
+        let anchor = path.anchor();
+        let root = Link {
+            pin: Pin::of_spki(&webpki::spki_for_anchor(anchor)),
+            subject: der::common_name(&anchor.subject).unwrap_or_default(),
+            not_after: None,
         };
-        let pinned = |path: &webpki::VerifiedPath<'_>| {
-            let found = links(path).iter().any(|(pin, _)| pins.contains(pin));
-            if found { Ok(()) } else { Err(webpki::Error::UnknownIssuer) }
-        };
-        let usage = webpki::KeyUsage::server_auth;
-        let (algorithms, anchors) = (self.algorithms.all, self.roots.roots.as_slice());
-        // a chain can be built in several ways, over a cross-signed root for instance
-        leaf.verify_for_usage(algorithms, anchors, intermediates, now, usage(), None, Some(&pinned))
-            .or_else(|_| leaf.verify_for_usage(algorithms, anchors, intermediates, now, usage(), None, None))
-            .map(|path| links(&path))
-            .map_err(bad)
+        certificates.filter_map(|der| Link::of(&der)).chain(std::iter::once(root)).collect()
+    };
+    let pinned = |path: &webpki::VerifiedPath<'_>| {
+        let found = links(path).iter().any(|link| pins.contains(&link.pin));
+        if found { Ok(()) } else { Err(webpki::Error::UnknownIssuer) }
+    };
+    let usage = webpki::KeyUsage::server_auth;
+    let (algorithms, anchors) = (algorithms.all, roots.roots.as_slice());
+    // a chain can be built in several ways, over a cross-signed root for instance
+    leaf.verify_for_usage(algorithms, anchors, intermediates, now, usage(), None, Some(&pinned))
+        .or_else(|_| leaf.verify_for_usage(algorithms, anchors, intermediates, now, usage(), None, None))
+        .map(|path| links(&path))
+        .map_err(bad)
+}
+
+/// What a set says of a verified chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// A pin is in it.
+    pub ok: bool,
+    /// The pinned certificate ends then; `None` for a root.
+    pub not_after: Option<SystemTime>,
+    /// That is within the set's `warn_before`.
+    pub expires_soon: bool,
+}
+
+impl PinSet {
+    /// Looks for a pin in a verified chain.
+    #[must_use]
+    pub fn judge(&self, links: &[Link], at: SystemTime) -> Judged {
+        let hit = links.iter().find(|link| self.sha256.contains(&link.pin));
+        let not_after = hit.and_then(|link| link.not_after);
+        let expires_soon = not_after.is_some_and(|end| end < at + self.warn_before.0);
+        Judged { ok: hit.is_some(), not_after, expires_soon }
     }
 }
 
@@ -253,37 +335,42 @@ impl ServerCertVerifier for PinVerifier {
         let host = server_name.to_str();
         let Some(set) = self.sets.iter().find(|set| set.fits(&host)) else { return Ok(verified) };
         // an error: the system trusts it over a root that it does not show us. No chain, so no pin
-        let links = self.chain(end_entity, intermediates, now, &set.sha256).unwrap_or_default();
-        let hit = links.iter().find(|(pin, _)| set.sha256.contains(pin));
+        let links =
+            verified_chain(&self.roots, &self.algorithms, end_entity, intermediates, now, &set.sha256)
+                .unwrap_or_default();
         let at = UNIX_EPOCH + Duration::from_secs(now.as_secs());
-        let not_after = hit.and_then(|(_, end)| *end);
-        let expires_soon = not_after.is_some_and(|end| end < at + set.warn_before.0);
-        let chain: Vec<Pin> = links.iter().map(|(pin, _)| *pin).collect();
-        self.monitor.note(
+        let Judged { ok, not_after, expires_soon } = set.judge(&links, at);
+        let chain: Vec<Pin> = links.iter().map(|link| link.pin).collect();
+        let news = self.monitor.note(
             &host,
             PinState {
-                matched: u64::from(hit.is_some()),
-                missed: u64::from(hit.is_none()),
+                matched: u64::from(ok),
+                missed: u64::from(!ok),
                 report_only: set.report_only,
-                ok: hit.is_some(),
+                ok,
                 last: at,
                 chain: chain.clone(),
                 not_after,
                 expires_soon,
             },
         );
-        if expires_soon {
+        // each connection comes by here: said once, the state stays in health
+        if expires_soon && news {
             tracing::warn!(%host, "the pinned certificate ends soon: see that its successor's pin is listed");
         }
-        if hit.is_some() {
+        if ok {
             return Ok(verified);
         }
         let miss = PinMiss { host: host.into_owned(), chain };
         if set.report_only {
-            tracing::warn!(host = %miss.host, "{miss} (report only: connected all the same)");
+            if news {
+                tracing::warn!(host = %miss.host, "{miss} (report only: connected all the same)");
+            }
             return Ok(verified);
         }
-        tracing::error!(host = %miss.host, "{miss}");
+        if news {
+            tracing::error!(host = %miss.host, "{miss}");
+        }
         Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(miss)))))
     }
 

@@ -132,24 +132,42 @@ impl TlsConfig {
         if let Some(problem) = self.pins.iter().find_map(PinSet::problem) {
             return Err(TlsError::Pins(problem));
         }
+        self.with_verifier(ctx, |ordinary, roots, provider| {
+            if self.pins.is_empty() {
+                return Ok(ordinary);
+            }
+            Ok(Arc::new(PinVerifier {
+                ordinary,
+                roots: roots()?,
+                algorithms: provider.signature_verification_algorithms,
+                sets: self.pins.clone(),
+                monitor: ctx.pins.clone(),
+            }))
+        })
+    }
+
+    /// Builds the client's side with a verifier made of the ordinary one and the roots that chains
+    /// may end in.
+    pub(super) fn with_verifier(
+        &self,
+        ctx: &HttpContext,
+        make: impl FnOnce(
+            Arc<dyn ServerCertVerifier>,
+            &dyn Fn() -> Result<Arc<RootCertStore>, TlsError>,
+            &Arc<CryptoProvider>,
+        ) -> Result<Arc<dyn ServerCertVerifier>, TlsError>,
+    ) -> Result<ClientConfig, TlsError> {
         // explicit, so that no other crate's choice of a process-wide provider counts
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let own = || -> Result<Arc<RootCertStore>, TlsError> {
-            self.roots(self.ca_file.is_none() || self.system_roots).map(Arc::new)
-        };
         let store = |e: String| TlsError::Roots(e);
-        let verifier: Arc<dyn ServerCertVerifier> = match (&self.ca_file, self.pins.is_empty()) {
-            (None, true) => platform(&provider)?,
-            (None, false) => pinned(platform(&provider)?, own()?, &provider, self, ctx),
-            (Some(_), without_pins) => {
-                let roots = own()?;
-                let checks =
-                    WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-                        .build()
-                        .map_err(|e| store(e.to_string()))?;
-                if without_pins { checks } else { pinned(checks, roots, &provider, self, ctx) }
-            }
+        let roots = || self.roots(self.ca_file.is_none() || self.system_roots).map(Arc::new);
+        let ordinary: Arc<dyn ServerCertVerifier> = match &self.ca_file {
+            None => platform(&provider)?,
+            Some(_) => WebPkiServerVerifier::builder_with_provider(roots()?, Arc::clone(&provider))
+                .build()
+                .map_err(|e| store(e.to_string()))?,
         };
+        let verifier = make(ordinary, &roots, &provider)?;
         let versions: &[&rustls::SupportedProtocolVersion] = match self.min_version {
             TlsVersion::V12 => &[&rustls::version::TLS12, &rustls::version::TLS13],
             TlsVersion::V13 => &[&rustls::version::TLS13],
@@ -181,20 +199,4 @@ fn platform(provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier
     rustls_platform_verifier::Verifier::new(Arc::clone(provider))
         .map(|v| Arc::new(v) as Arc<dyn ServerCertVerifier>)
         .map_err(|e| TlsError::Roots(e.to_string()))
-}
-
-fn pinned(
-    ordinary: Arc<dyn ServerCertVerifier>,
-    roots: Arc<RootCertStore>,
-    provider: &CryptoProvider,
-    config: &TlsConfig,
-    ctx: &HttpContext,
-) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(PinVerifier {
-        ordinary,
-        roots,
-        algorithms: provider.signature_verification_algorithms,
-        sets: config.pins.clone(),
-        monitor: ctx.pins.clone(),
-    })
 }

@@ -4,119 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData};
-use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-
 use super::pins::{Pin, PinMonitor};
+use super::probe::{ProbeError, probe};
 use super::tls::TlsError;
 use super::*;
+use crate::testing::chain::{Chain, params, pem, private, signed, versions};
 use crate::testing::{Canned, CannedServer};
 use crate::{Clock, DeliverError};
-
-/// A certificate, its key, and the right to sign others.
-struct Made {
-    der: CertificateDer<'static>,
-    params: CertificateParams,
-    key: KeyPair,
-}
-
-impl Made {
-    fn pin(&self) -> Pin {
-        Pin::of_spki(&self.key.subject_public_key_info())
-    }
-}
-
-fn params(name: &str, ca: bool) -> CertificateParams {
-    let names = if ca { Vec::new() } else { vec![name.to_owned()] };
-    let mut params = CertificateParams::new(names).unwrap();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2030, 1, 1);
-    if ca {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    }
-    params
-}
-
-fn root(name: &str) -> Made {
-    let (params, key) = (params(name, true), KeyPair::generate().unwrap());
-    let der = params.self_signed(&key).unwrap().der().clone();
-    Made { der, params, key }
-}
-
-fn signed(params: CertificateParams, by: &Made) -> Made {
-    let key = KeyPair::generate().unwrap();
-    let issuer = rcgen::Issuer::from_params(&by.params, &by.key);
-    let der = params.signed_by(&key, &issuer).unwrap().der().clone();
-    Made { der, params, key }
-}
-
-/// Root, intermediate, and a server called `localhost`.
-struct Chain {
-    root: Made,
-    middle: Made,
-    leaf: Made,
-    dir: tempfile::TempDir,
-}
-
-impl Chain {
-    fn new() -> Chain {
-        Chain::with(params("localhost", false))
-    }
-
-    fn with(leaf: CertificateParams) -> Chain {
-        let root = root("Root");
-        let middle = signed(params("Middle", true), &root);
-        let leaf = signed(leaf, &middle);
-        Chain { root, middle, leaf, dir: tempfile::tempdir().unwrap() }
-    }
-
-    fn file(&self, name: &str, text: String) -> PathBuf {
-        let path = self.dir.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-
-    /// `[tls]` that trusts the root, with more lines behind.
-    fn trusting(&self, more: &str) -> String {
-        let ca = self.file("ca.pem", pem("CERTIFICATE", &self.root.der));
-        format!("[tls]\nca_file = '{}'\n{more}", ca.display())
-    }
-
-    async fn serve(&self) -> CannedServer {
-        self.serve_with(&[]).await
-    }
-
-    /// The chain, and certificates that have nothing to do with it.
-    async fn serve_with(&self, more: &[&Made]) -> CannedServer {
-        let mut chain = vec![self.leaf.der.clone(), self.middle.der.clone()];
-        chain.extend(more.iter().map(|m| m.der.clone()));
-        let config = versions(rustls::ALL_VERSIONS)
-            .with_no_client_auth()
-            .with_single_cert(chain, private(&self.leaf.key))
-            .unwrap();
-        CannedServer::tls(config, |_| Canned::status(200)).await
-    }
-}
-
-fn versions(
-    list: &[&'static rustls::SupportedProtocolVersion],
-) -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    ServerConfig::builder_with_provider(provider).with_protocol_versions(list).unwrap()
-}
-
-fn private(key: &KeyPair) -> PrivateKeyDer<'static> {
-    PrivateKeyDer::try_from(key.serialize_der()).unwrap()
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
-}
 
 fn pins(list: &[Pin], more: &str) -> String {
     let list = list.iter().map(|p| format!("\"{p}\"")).collect::<Vec<_>>().join(", ");
@@ -332,4 +226,67 @@ fn files_that_hold_no_certificate_are_named() {
     let alone = pins(&[unused()], "");
     let config: HttpConfig = toml::from_str(&chain.trusting(&alone)).unwrap();
     assert!(Client::new(&config, &context()).unwrap_err().to_string().contains("no backup"));
+}
+
+async fn look(server: &CannedServer, settings: &str, ctx: &HttpContext) -> Result<probe::Shown, ProbeError> {
+    let config: HttpConfig = toml::from_str(settings).unwrap();
+    probe(server.url().trim_start_matches("https://"), &config, ctx).await
+}
+
+#[tokio::test]
+async fn a_look_at_a_server_shows_its_chain_and_whether_it_verifies() {
+    let (chain, ctx) = (Chain::new(), context());
+    let server = chain.serve().await;
+    let seen = look(&server, &chain.trusting(""), &ctx).await.unwrap();
+    let names = |links: &[pins::Link]| links.iter().map(|l| l.subject.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&seen.sent), ["localhost", "Middle"]);
+    let verified = seen.verified.unwrap();
+    assert_eq!(names(&verified), ["localhost", "Middle", "Root"]);
+    let found: Vec<Pin> = verified.iter().map(|l| l.pin).collect();
+    assert_eq!(found, [chain.leaf.pin(), chain.middle.pin(), chain.root.pin()]);
+    assert!(verified[0].not_after.is_some() && verified[2].not_after.is_none());
+    // pins that do not fit keep nobody from looking
+    let wrong = chain.trusting(&pins(&[unused(), Pin::of_spki(b"another")], ""));
+    assert!(look(&server, &wrong, &ctx).await.unwrap().verified.is_ok());
+    assert!(ctx.pins.states().is_empty());
+}
+
+#[tokio::test]
+async fn a_look_tells_why_a_chain_does_not_verify() {
+    let (chain, ctx) = (Chain::new(), context());
+    let server = chain.serve().await;
+    let seen = look(&server, &Chain::new().trusting(""), &ctx).await.unwrap();
+    assert!(seen.verified.is_err() && seen.sent.len() == 2, "{seen:?}");
+    let mut old = params("localhost", false);
+    old.not_after = rcgen::date_time_ymd(2024, 1, 1);
+    let old = Chain::with(old);
+    let server = old.serve().await;
+    let why = look(&server, &old.trusting(""), &ctx).await.unwrap().verified.unwrap_err();
+    assert!(why.contains("expired"), "{why}");
+    drop(server);
+    let config = HttpConfig::default();
+    for bad in ["", "user@h", "h/path", "h?x", "h:99999"] {
+        let error = probe(bad, &config, &ctx).await.unwrap_err();
+        assert!(matches!(error, ProbeError::Address(_)), "{bad}: {error:?}");
+    }
+    let plain = CannedServer::replies([Canned::status(200)]).await;
+    let address = plain.url().replace("http://", "");
+    let error = probe(&address, &config, &ctx).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Far(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_miss_is_news_once_and_again_when_it_ends() {
+    let (chain, ctx) = (Chain::new(), context());
+    let server = chain.serve().await;
+    let mut news = ctx.pins.news();
+    let wrong = chain.trusting(&pins(&[unused(), Pin::of_spki(b"another")], ""));
+    for _ in 0..3 {
+        assert!(ask(&server, &wrong, &ctx).await.is_err());
+    }
+    assert_eq!(*news.borrow_and_update(), 1);
+    let right = chain.trusting(&pins(&[chain.leaf.pin(), unused()], ""));
+    assert_eq!(ask(&server, &right, &ctx).await.unwrap(), 200);
+    assert_eq!(*news.borrow_and_update(), 2);
+    assert_eq!(ctx.pins.states()["localhost"].missed, 3);
 }

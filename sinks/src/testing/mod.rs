@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod batches;
+pub mod chain;
 pub mod contract;
 mod server;
 mod sinks;

@@ -92,7 +92,7 @@ impl Round {
     }
 
     /// Kills the daemon once or twice, then lets it finish. `arrived` tells how many events are there.
-    /// Whether a kill came before all had arrived.
+    /// Whether a kill came in the middle: something had arrived, and not all.
     fn go(&self, chance: &mut Chance, usual: Duration, all: u64, mut arrived: impl FnMut() -> u64) -> bool {
         let mut amid = false;
         for _ in 0..1 + chance.below(2) {
@@ -102,11 +102,11 @@ impl Round {
                 let after = Duration::from_millis(chance.below(usual.as_millis() as u64));
                 until("the moment to kill", || begun.elapsed() >= after);
             } else {
-                let enough = chance.below(all);
+                let enough = 1 + chance.below(all - 1);
                 until("enough to kill at", || arrived() >= enough);
             }
             daemon.kill();
-            amid |= arrived() < all;
+            amid |= (1..all).contains(&arrived());
         }
         self.finish(all, arrived);
         amid
@@ -126,7 +126,7 @@ impl Round {
     }
 }
 
-/// Goes on until [`rounds`] rounds were killed before all had arrived; the first, 0, is not killed.
+/// Goes on until [`rounds`] rounds were killed in the middle; the first, 0, is not killed.
 #[derive(Default)]
 struct Kills {
     begun: u64,
@@ -136,11 +136,11 @@ struct Kills {
 impl Kills {
     fn next_round(&mut self) -> Option<u64> {
         if self.begun > 0 && self.amid >= rounds() {
-            eprintln!("{} of {} rounds were killed before all had arrived", self.amid, self.begun - 1);
+            eprintln!("{} of {} rounds were killed in the middle of delivering", self.amid, self.begun - 1);
             return None;
         }
         let round = self.begun;
-        assert!(round <= 5 * rounds(), "the kills come too late: {} of {round} rounds", self.amid);
+        assert!(round <= 5 * rounds(), "too few kills hit the middle: {} of {round} rounds", self.amid);
         self.begun += 1;
         Some(round)
     }

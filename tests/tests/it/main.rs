@@ -4,6 +4,7 @@ mod azurite;
 #[cfg(unix)]
 mod control;
 mod crash;
+mod pins;
 mod receipts;
 mod runs;
 mod support;

@@ -20,7 +20,9 @@ pub fn trace(name: &str) -> PathBuf {
 
 /// The program, not started yet.
 pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-under-test"));
+    // another build of it, for long runs beside the work on the tree
+    let other = std::env::var_os("TIDEGATE_PROGRAM");
+    let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_tidegate-under-test").into()));
     command.env_remove("TIDEGATE_LOG").env_remove("TIDEGATE_LOG_FORMAT").stdin(Stdio::null());
     command
 }

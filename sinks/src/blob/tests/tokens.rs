@@ -220,3 +220,129 @@ async fn a_broker_cannot_send_events_elsewhere() {
         assert!(cloud.uploads().is_empty() && !format!("{error:?}").contains("sig="), "{error:?}");
     }
 }
+
+/// A file of the test data.
+fn data(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/blob/tests/data").join(name)
+}
+
+/// What an authority that checks everything says of an assertion: its claims, or why not.
+fn checked(form: &str, audience: &str, now: u64, legacy: bool) -> Result<serde_json::Value, String> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    use ring::signature;
+    let url: crate::http::Url = format!("http://form/?{form}").parse().unwrap();
+    let pairs: BTreeMap<_, _> = url.query_pairs().collect();
+    let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    if pairs.get("client_assertion_type").map(|v| v.as_ref()) != Some(kind) {
+        return Err(format!("kind: {form}"));
+    }
+    let token = &pairs["client_assertion"];
+    let parts: Vec<&str> = token.split('.').collect();
+    let [header, claims, signed] = parts[..] else { return Err("three parts".to_owned()) };
+    let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|e| e.to_string());
+    let head: serde_json::Value = serde_json::from_slice(&decode(header)?).unwrap();
+    // the registered certificate, read with other means than the signer has
+    let pem = std::fs::read_to_string(data("client.pem")).unwrap();
+    let inner: String = pem.lines().filter(|l| !l.starts_with("-----")).collect();
+    let der = STANDARD.decode(inner).unwrap();
+    let digest = ring::digest::digest(
+        if legacy { &ring::digest::SHA1_FOR_LEGACY_USE_ONLY } else { &ring::digest::SHA256 },
+        &der,
+    );
+    let (alg, key) = if legacy { ("RS256", "x5t") } else { ("PS256", "x5t#S256") };
+    if head["alg"] != alg || head[key] != URL_SAFE_NO_PAD.encode(digest) {
+        return Err(format!("header: {head}"));
+    }
+    if let Some(chain) = head["x5c"].as_array()
+        && chain[0] != STANDARD.encode(&der)
+    {
+        return Err(format!("chain: {head}"));
+    }
+    // 24 bytes of SubjectPublicKeyInfo stand before a key of 2048 bits
+    let public = &crate::http::spki(&der).unwrap()[24..];
+    let scheme: &dyn signature::VerificationAlgorithm = match legacy {
+        true => &signature::RSA_PKCS1_2048_8192_SHA256,
+        false => &signature::RSA_PSS_2048_8192_SHA256,
+    };
+    let message = format!("{header}.{claims}");
+    let unparsed = signature::UnparsedPublicKey::new(scheme, public);
+    unparsed.verify(message.as_bytes(), &decode(signed)?).map_err(|_| "signature".to_owned())?;
+    let claims: serde_json::Value = serde_json::from_slice(&decode(claims)?).unwrap();
+    let time = |key: &str| claims[key].as_u64().unwrap();
+    let sound = claims["aud"] == audience
+        && claims["iss"] == "app"
+        && claims["sub"] == "app"
+        && (time("nbf")..time("exp")).contains(&now)
+        && time("exp") - now <= 600;
+    if sound { Ok(claims) } else { Err(format!("claims: {claims}")) }
+}
+
+#[tokio::test]
+async fn an_application_shows_its_certificate_by_a_signed_assertion() {
+    for (tenant, key, more, legacy) in [
+        ("t1", "client.key", "", false),
+        ("t1", "client-pkcs1.key", "send_chain = true", false),
+        ("adfs", "client.key", "", true),
+    ] {
+        let cloud = Cloud::tokens().await;
+        let sink = cloud.sink(&format!(
+            "[identity]\nkind = \"client-certificate\"\nclient_id = \"app\"\ntenant_id = \"{tenant}\"\n\
+             authority = \"URL\"\nclient_certificate = {:?}\nclient_key = \"file:{}\"\n{more}",
+            data("client.pem"),
+            data(key).display()
+        ));
+        sink.deliver(&batch(1, 1)).await.unwrap();
+        cloud.pass(3600);
+        sink.deliver(&batch(2, 2)).await.unwrap();
+        let path = if legacy { "/adfs/oauth2/token" } else { "/t1/oauth2/v2.0/token" };
+        let asked: Vec<Seen> = cloud.server.seen().into_iter().filter(|s| s.target == path).collect();
+        assert_eq!(asked.len(), 2, "{tenant}");
+        let audience = format!("{}{path}", cloud.server.url());
+        let mut ids = Vec::new();
+        for (n, seen) in asked.iter().enumerate() {
+            let form = std::str::from_utf8(&seen.body).unwrap();
+            let claims = checked(form, &audience, 1_750_000_000 + 3600 * n as u64, legacy).unwrap();
+            ids.push(claims["jti"].as_str().unwrap().to_owned());
+            assert!(!form.contains("client_secret"), "{form}");
+        }
+        assert_ne!(ids[0], ids[1], "each assertion has an id of its own");
+        assert_eq!(cloud.uploads()[1].header("authorization"), Some("Bearer token-2"));
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_or_key_that_cannot_sign_holds_the_sink_and_stays_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let made = crate::testing::chain::Chain::new();
+    let other = file("other.pem", &crate::testing::chain::pem("CERTIFICATE", &made.leaf.der));
+    let curve = crate::testing::chain::pem("PRIVATE KEY", &made.leaf.key.serialize_der());
+    let curve = file("curve.key", &curve);
+    let (good, key) = (data("client.pem"), data("client.key"));
+    let (text, missing) = (file("text", "no pem"), dir.path().join("missing"));
+    for (certificate, key, word) in [
+        (&other, &key, "not the key of"),
+        (&good, &curve, "no RSA key"),
+        (&good, &text, "no RSA key"),
+        (&text, &key, "no certificate"),
+        (&missing, &key, "no certificate"),
+        (&good, &missing, "client_key"),
+    ] {
+        let cloud = Cloud::tokens().await;
+        let sink = cloud.sink(&format!(
+            "[identity]\nkind = \"client-certificate\"\nclient_id = \"app\"\ntenant_id = \"t\"\n\
+             authority = \"URL\"\nclient_certificate = {certificate:?}\nclient_key = \"file:{}\"",
+            key.display()
+        ));
+        let error = sink.deliver(&batch(1, 1)).await.unwrap_err();
+        let DeliverError::Stop { advice, source } = &error else { panic!("{error:?}") };
+        assert!(advice.contains("certificate") && source.to_string().contains(word), "{word}: {error:?}");
+        assert_eq!(cloud.handed(), 0);
+        assert!(!format!("{error:?}").contains("PRIVATE"), "{error:?}");
+    }
+}

@@ -11,13 +11,17 @@ use std::time::Duration;
 use tidegate_proto::ids::SinkId;
 use tidegate_ring::{Ring, RingError, SledRing, StartAt};
 use tidegate_sinks::http::HttpContext;
-use tidegate_sources::SourceError;
+use tidegate_sources::census::CensusConfig;
+use tidegate_sources::{SourceConfig, SourceError};
 
-use crate::config::{Config, ConfigError, ControlConfig, Problem, SourceSection, Start};
+use crate::config::{Config, ConfigError, ControlConfig, Problem, SinkSection, SourceSection, Start};
 use crate::dispatch::SinkOptions;
 use crate::gate::Rules;
 use crate::gate::scrub::PseudonymKey;
 use crate::pipeline::{Parts, PipelineOptions, SinkPart, Until};
+
+/// The name of the device census as a source, where the configuration has none of its own.
+const CENSUS: &str = "tidegate-census";
 
 /// A configuration whose every part has been checked.
 #[derive(Debug)]
@@ -159,8 +163,13 @@ pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
         let position = ring.source_position(&name);
         config.build(&name, position.as_deref()).map_err(|source| AssembleError::Source { name, source })
     };
-    let sources = config.sources.clone().into_iter().map(make).collect::<Result<_, _>>()?;
-    let dead = path.parent().unwrap_or(Path::new("")).join("dead");
+    let mut sections = config.sources.clone();
+    let takes_census = |s: &SourceSection| matches!(s.config, SourceConfig::Census(_));
+    if until == Until::Stopped && config.health.events && !sections.iter().any(takes_census) {
+        let name = CENSUS.to_owned();
+        sections.push(SourceSection { name, config: SourceConfig::Census(CensusConfig::default()) });
+    }
+    let sources = sections.into_iter().map(make).collect::<Result<_, _>>()?;
     let http = HttpContext::default();
     let mut parts = Vec::new();
     for section in config.sinks.clone() {
@@ -168,8 +177,7 @@ pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
             let key = format!("sinks.{}", section.name);
             ConfigError { problems: vec![problem(&config, key, chain(&e))] }
         })?;
-        let dead_letters =
-            section.dead_letters.unwrap_or_else(|| dead.join(format!("{}.jsonl", section.name)));
+        let dead_letters = dead_letters(&path, &section);
         let options = SinkOptions {
             start: match section.start {
                 Start::Oldest => StartAt::Oldest,
@@ -197,6 +205,12 @@ pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
         pins: http.pins.clone(),
     };
     Ok(Parts { ring: Arc::new(ring), rules, sources, sinks: parts, options })
+}
+
+/// The file of a sink's dead letters, for a ring at `ring`.
+pub(crate) fn dead_letters(ring: &Path, sink: &SinkSection) -> PathBuf {
+    let beside = || ring.parent().unwrap_or(Path::new("")).join("dead").join(format!("{}.jsonl", sink.name));
+    sink.dead_letters.clone().unwrap_or_else(beside)
 }
 
 pub(crate) fn ring_error(path: &Path, error: RingError) -> AssembleError {

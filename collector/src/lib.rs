@@ -14,6 +14,7 @@ pub mod gate;
 pub mod intake;
 pub mod own;
 pub mod pipeline;
+pub mod purge;
 pub mod receipts;
 pub mod sampling;
 pub mod settings;

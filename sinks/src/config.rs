@@ -17,9 +17,10 @@ use serde::Deserialize;
 use tidegate_proto::ids::SinkId;
 
 use crate::Sink;
-use crate::blob::{BlobConfig, BlobError, BlobSink};
+use crate::blob::{BlobConfig, BlobError, BlobHoldings, BlobSink};
 use crate::directory::{DirectoryConfig, DirectoryError, DirectorySink};
 use crate::events::{EventsConfig, EventsError};
+use crate::holdings::Holdings;
 use crate::http::tls::TlsConfig;
 use crate::http::{HttpConfig, HttpContext, Url};
 use crate::kafka::{KafkaConfig, KafkaError};
@@ -144,6 +145,24 @@ impl SinkConfig {
             SinkConfig::Blob(c) => Arc::new(BlobSink::new(name, c, ctx)?),
             SinkConfig::Kafka(c) => Arc::new(c.build(name, ctx)?),
             SinkConfig::Stdout(c) => Arc::new(StdoutSink::new(name, c)?),
+        })
+    }
+
+    /// Access to what this sink has delivered; `None` where the far side gives none.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn holdings(
+        &self,
+        name: &SinkId,
+        ctx: &HttpContext,
+    ) -> Result<Option<Arc<dyn Holdings>>, BuildError> {
+        Ok(match self {
+            SinkConfig::Directory(c) => Some(Arc::new(DirectorySink::new(name, c)?)),
+            SinkConfig::Blob(c) => Some(Arc::new(BlobHoldings::new(name, c, ctx)?)),
+            SinkConfig::Events(_) | SinkConfig::Otlp(_) | SinkConfig::Kafka(_) | SinkConfig::Stdout(_) => {
+                None
+            }
         })
     }
 }

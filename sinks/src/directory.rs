@@ -11,7 +11,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -23,6 +23,7 @@ use tidegate_proto::ids::SinkId;
 
 use crate::format::{Compression, Format};
 use crate::held::{Held, ListError, Listing};
+use crate::holdings::{Deletion, Fetched, Holdings};
 use crate::layout::{Layout, LayoutError, Named, Part};
 use crate::limits::{BatchConfig, LimitError};
 use crate::units::Size;
@@ -392,6 +393,58 @@ impl Sink for DirectorySink {
                 Ok(done)
             })
             .await
+        })
+    }
+}
+
+impl Holdings for DirectorySink {
+    fn is_here(&self, destination: &str) -> bool {
+        let path = Path::new(destination);
+        let plain = path.components().all(|c| !matches!(c, std::path::Component::ParentDir));
+        plain && path.starts_with(&self.root) && path.file_name().is_some_and(is_ours)
+    }
+
+    fn fetch<'a>(&'a self, destination: &'a str) -> BoxFuture<'a, Result<Option<Fetched>, DeliverError>> {
+        let (path, here) = (PathBuf::from(destination), self.is_here(destination));
+        blocking(move || {
+            let refused = |what| At { path: path.clone(), source: io::Error::other(what) };
+            if !here {
+                return Err(refused("is not in this sink's folder"));
+            }
+            let mut file = match File::open(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                other => other.map_err(at(&path))?,
+            };
+            if file.metadata().map_err(at(&path))?.len() > Fetched::MAX_BYTES {
+                return Err(refused("is too large to be looked into"));
+            }
+            let mut bytes = Vec::new();
+            io::Read::take(&mut file, Fetched::MAX_BYTES).read_to_end(&mut bytes).map_err(at(&path))?;
+            let destination = path.to_string_lossy().into_owned();
+            let etag = crate::format::hex(&Sha256::digest(&bytes));
+            Ok(Some(Fetched { destination, bytes: bytes.into(), etag }))
+        })
+    }
+
+    fn delete<'a>(&'a self, held: &'a Fetched) -> BoxFuture<'a, Result<Deletion, DeliverError>> {
+        let (path, bytes, here) =
+            (PathBuf::from(&held.destination), held.bytes.clone(), self.is_here(&held.destination));
+        blocking(move || {
+            if !here {
+                return Ok(Deletion::Changed);
+            }
+            if !path.exists() {
+                return Ok(Deletion::Gone);
+            }
+            let digest = Sha256::digest(&bytes).into();
+            if !holds(&path, &bytes, digest).map_err(at(&path))? {
+                return Ok(Deletion::Changed);
+            }
+            fs::remove_file(&path).map_err(at(&path))?;
+            if let Some(dir) = path.parent() {
+                sync_dir(dir).map_err(at(dir))?;
+            }
+            Ok(Deletion::Done)
         })
     }
 }

@@ -11,6 +11,7 @@ pub mod directory;
 pub mod events;
 pub mod format;
 pub mod held;
+pub mod holdings;
 pub mod http;
 pub mod kafka;
 pub mod layout;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::capture::CaptureConfig;
+use crate::census::CensusConfig;
 use crate::content::{Kind, detect};
 use crate::etl::EtlConfig;
 use crate::etw::EtwConfig;
@@ -25,6 +26,8 @@ pub enum SourceConfig {
     Synthetic(SyntheticConfig),
     /// Live event tracing of Windows.
     Etw(EtwConfig),
+    /// Basic information on the machine.
+    Census(CensusConfig),
 }
 
 /// How files given by name are replayed.
@@ -68,6 +71,7 @@ impl SourceConfig {
             SourceConfig::Capture(_) => "capture",
             SourceConfig::Synthetic(_) => "synthetic",
             SourceConfig::Etw(_) => "etw",
+            SourceConfig::Census(_) => "census",
         }
     }
 
@@ -82,6 +86,7 @@ impl SourceConfig {
             SourceConfig::Capture(c) => c.check(),
             SourceConfig::Synthetic(c) => c.check(),
             SourceConfig::Etw(c) => c.check(),
+            SourceConfig::Census(c) => c.check(),
         }
     }
 
@@ -98,6 +103,7 @@ impl SourceConfig {
             SourceConfig::Capture(c) => Box::new(c.build(name, position)?),
             SourceConfig::Synthetic(c) => Box::new(c.build(name, position)?),
             SourceConfig::Etw(c) => c.build(name)?,
+            SourceConfig::Census(c) => Box::new(c.build(name)?),
         })
     }
 }

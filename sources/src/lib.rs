@@ -1,8 +1,9 @@
 //! Where events come from: the [`Source`] contract and its implementations.
-// only etw/windows may say otherwise, where it speaks to the system
+// only etw/windows and census/windows may say otherwise, where they speak to the system
 #![deny(unsafe_code)]
 
 pub mod capture;
+pub mod census;
 mod config;
 mod content;
 #[cfg(feature = "test-util")]

@@ -16,7 +16,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct SourceInfo {
     /// Its configured name; the key of its stored position.
     pub name: String,
-    /// `etl`, `jsonl`, `capture`, `synthetic`, `etw`.
+    /// `etl`, `jsonl`, `capture`, `synthetic`, `etw`, `census`.
     pub kind: &'static str,
     /// Whether it can be made to wait. One that cannot offers, and loss is counted.
     pub can_wait: bool,

@@ -96,6 +96,13 @@ pub enum What {
         /// What was shown.
         reason: String,
     },
+    /// Someone asked for events to be removed by their content; the entries of what was done follow.
+    PurgeAsked {
+        /// The condition, as given but for the values looked for.
+        matching: String,
+        /// Whether delivered blobs are to go too.
+        delivered: bool,
+    },
     /// Events were removed by their content or age.
     Purge {
         /// The condition, as given but for the values looked for.

@@ -17,6 +17,7 @@ mod logs;
 mod out;
 mod pin;
 mod plot;
+mod purge;
 mod receipts;
 mod replay;
 mod run;
@@ -71,6 +72,8 @@ enum Command {
     Receipts(receipts::Args),
     /// Show, check and add pins of servers' keys.
     Pin(pin::Args),
+    /// Remove events that should never have been collected, wherever they are.
+    Purge(purge::Args),
     /// Measure this machine, from source to sink.
     Bench(bench::Args),
     /// Print the completion script of a shell.
@@ -118,6 +121,7 @@ fn run(command: Command, logs: &logs::Options) -> Done {
         Command::Audit(args) => audit::run(&args),
         Command::Receipts(args) => receipts::run(&args),
         Command::Pin(args) => pin::run(&args),
+        Command::Purge(args) => purge::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => completions::man(&args),

@@ -23,7 +23,7 @@ impl Glob {
     }
 
     /// The pattern as it was written.
-    #[cfg(test)]
+    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }

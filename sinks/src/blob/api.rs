@@ -9,7 +9,8 @@ use super::account::Target;
 use super::auth::Auth;
 use super::error;
 use crate::DeliverError;
-use crate::http::{Client, Method, Reply, Request, Url, redact};
+use crate::holdings::Deletion;
+use crate::http::{Body, Client, Method, Reply, Request, Url, redact};
 
 /// A container and the right to write there.
 #[derive(Debug)]
@@ -112,6 +113,34 @@ impl Api {
         let etag = reply.header("etag").unwrap_or_default().to_owned();
         let len = reply.header("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
         Ok(Some(Properties { etag, len, reply }))
+    }
+
+    /// Get Blob: all of it, with its ETag; `None` when there is none in a container that exists.
+    pub async fn get(&self, url: Url) -> Result<Option<(String, Body)>, DeliverError> {
+        let reply = self.send(Request::new(Method::GET, url.clone())).await?;
+        match (reply.status, error::code(&reply).as_str()) {
+            (200..=299, _) => {}
+            (404, "BlobNotFound") => return Ok(None),
+            _ => return Err(self.fail(&url, &reply)),
+        }
+        Ok(Some((reply.header("etag").unwrap_or_default().to_owned(), reply.body)))
+    }
+
+    /// Delete Blob with its snapshots, if it still has this ETag.
+    pub async fn delete(&self, url: Url, etag: &str) -> Result<Deletion, DeliverError> {
+        let request = Request::new(Method::DELETE, url.clone())
+            .header("x-ms-delete-snapshots", "include")?
+            .header("if-match", etag)?;
+        let reply = self.send(request).await?;
+        match (reply.status, error::code(&reply).as_str()) {
+            (200..=299, _) => Ok(Deletion::Done),
+            (404, "BlobNotFound") => Ok(Deletion::Gone),
+            (412, "ConditionNotMet" | "TargetConditionNotMet" | "") => Ok(Deletion::Changed),
+            (409, "BlobImmutableDueToPolicy" | "BlobImmutableDueToLegalHold") | (412, "LeaseIdMissing") => {
+                Ok(Deletion::Kept)
+            }
+            _ => Err(self.fail(&url, &reply)),
+        }
     }
 
     fn conditional(request: Request, when: &When<'_>) -> Result<Request, DeliverError> {

@@ -19,7 +19,7 @@
 //!
 //! # Requests
 //! We sign and send them ourselves: Put Blob, Put Block, Put Block List, Get Blob Properties and
-//! Create Container are all that is needed. A client crate would bring its own HTTP client, TLS
+//! Create Container are all that is needed (for purges, Get Blob and Delete Blob too). A client crate would bring its own HTTP client, TLS
 //! set-up and retries beside those that carry our pins and our one-attempt rule, and the usual
 //! ones fix an API version (`object_store` sends one constant, above what an Azure Stack Hub
 //! takes). Signing is the few lines of `sign.rs`.
@@ -34,6 +34,7 @@ mod auth;
 mod broker;
 mod config;
 mod error;
+mod holdings;
 mod list;
 mod sign;
 mod token;
@@ -48,6 +49,7 @@ use tidegate_proto::ids::SinkId;
 use self::api::Api;
 pub use self::broker::BrokerConfig;
 pub use self::config::{BlobConfig, BlobError, Profile};
+pub use self::holdings::BlobHoldings;
 pub use self::token::{IdentityConfig, IdentityKind};
 use crate::http::{Client, HttpContext};
 use crate::layout::Layout;

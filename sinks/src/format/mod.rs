@@ -13,6 +13,7 @@
 
 #[cfg(feature = "parquet")]
 pub mod parquet;
+mod read;
 
 use std::io::{self, Write as _};
 
@@ -24,6 +25,9 @@ use tidegate_proto::capture::{self, CaptureWriter};
 use tidegate_proto::ids::Seq;
 use tidegate_proto::json;
 use tidegate_proto::wire::{BlockBuilder, Unchanged};
+
+pub use self::read::{Plain, read};
+use crate::holdings::Fetched;
 
 /// JSON is hashed and compressed in pieces of this size.
 const PIECE: usize = 64 << 10;

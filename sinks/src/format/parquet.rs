@@ -18,6 +18,8 @@
 //! Columns are only ever added, at the end. Written with the low-level interface: neither Arrow
 //! nor reflection is needed for a fixed table.
 
+mod lines;
+
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use tidegate_proto::level::TelemetryLevel;
 use tidegate_proto::schema::Schema;
 use tidegate_proto::{guid, json};
 
+pub use self::lines::lines;
 use super::Compression;
 
 /// A row group ends at so many rows …

@@ -142,6 +142,27 @@ pub struct JsonlSource {
     position: Option<Position>,
 }
 
+/// Reads single lines that our own JSON writes, for those who look into files of it.
+#[derive(Debug)]
+pub struct LineDecoder(Mapper);
+
+impl LineDecoder {
+    /// Events that name no provider have this one.
+    #[must_use]
+    pub fn new(provider: &str) -> LineDecoder {
+        LineDecoder(Mapper::new(JsonlKeys::default(), provider.to_owned(), 0))
+    }
+
+    /// Appends the event of a line, which has no line end.
+    ///
+    /// # Errors
+    /// What is wrong with the line, in words; nothing is appended then.
+    pub fn push(&mut self, batch: &mut Batch, line: &[u8]) -> Result<(), String> {
+        self.0.push(batch, &parse(line)?);
+        Ok(())
+    }
+}
+
 impl Source for JsonlSource {
     fn info(&self) -> SourceInfo {
         SourceInfo { name: self.name.to_string(), kind: "jsonl", can_wait: true }

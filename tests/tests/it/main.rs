@@ -5,6 +5,7 @@ mod azurite;
 mod control;
 mod crash;
 mod pins;
+mod purge;
 mod receipts;
 mod runs;
 mod support;

@@ -234,6 +234,7 @@ pub struct EventBuilder<'b> {
 }
 
 impl EventBuilder<'_> {
+    #[inline]
     fn push(&mut self, node: Node) {
         if self.skipped > 0 {
             return;
@@ -263,6 +264,7 @@ impl EventBuilder<'_> {
         self.push(node);
     }
 
+    #[inline]
     fn number(&mut self, name: u32, format: Format, kind: Kind, n: u64) {
         self.push(Node { name, kind, format, scrub: 0, a: n as u32, b: (n >> 32) as u32 });
     }
@@ -274,7 +276,8 @@ impl EventBuilder<'_> {
 
     /// Appends one value; `name` is its place in the schema's fields, [`NO_NAME`]
     /// for an array's items. Containers are copied with all they hold.
-    #[inline]
+    // always: with the kind of value known it is a few stores
+    #[inline(always)]
     pub fn value(&mut self, name: u32, format: Format, value: ValueRef<'_>) {
         let f = format;
         match value {
@@ -293,6 +296,13 @@ impl EventBuilder<'_> {
             ValueRef::FileTime(n) => self.number(name, f, Kind::FileTime, n),
             ValueRef::Pointer(n) => self.number(name, f, Kind::Pointer, n),
             ValueRef::Ipv4(b) => self.number(name, f, Kind::Ipv4, u64::from(u32::from_be_bytes(b))),
+            other => self.long_value(name, f, other),
+        }
+    }
+
+    /// Appends a value that is more than a number.
+    fn long_value(&mut self, name: u32, f: Format, value: ValueRef<'_>) {
+        match value {
             ValueRef::Str(s) => self.stored(name, f, Kind::Str, s.as_bytes()),
             ValueRef::Bytes(b) => self.stored(name, f, Kind::Bytes, b),
             ValueRef::Sid(b) => self.stored(name, f, Kind::Sid, b),
@@ -302,8 +312,8 @@ impl EventBuilder<'_> {
             ValueRef::Ipv6(b) => self.stored(name, f, Kind::Ipv6, &b),
             ValueRef::Enum { value, label } => {
                 let node = match self.store([&value.to_le_bytes(), label.as_bytes()]) {
-                    Some(a) => Node { name, kind: Kind::Enum, format, scrub: 0, a, b: to32(label.len()) },
-                    None => Node { name, kind: Kind::Null, format, scrub: 0, a: 0, b: 0 },
+                    Some(a) => Node { name, kind: Kind::Enum, format: f, scrub: 0, a, b: to32(label.len()) },
+                    None => Node { name, kind: Kind::Null, format: f, scrub: 0, a: 0, b: 0 },
                 };
                 self.push(node);
             }
@@ -317,6 +327,8 @@ impl EventBuilder<'_> {
                 self.copy(inner);
                 self.end();
             }
+            // numbers, which `value` writes
+            _ => {}
         }
     }
 

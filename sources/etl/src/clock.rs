@@ -40,15 +40,24 @@ impl Clock {
         self.start_ticks
     }
 
+    /// `ticks` in nanoseconds, rounded down, if 64 bits are enough.
+    fn ahead_ns(&self, ticks: u64) -> Option<u64> {
+        if self.div == 1 {
+            return ticks.checked_mul(self.mul);
+        }
+        // What is whole is taken out first: (q·div + r)·mul / div = q·mul + r·mul / div.
+        let (whole, rest) = (ticks / self.div, ticks % self.div);
+        whole.checked_mul(self.mul)?.checked_add(rest.checked_mul(self.mul)? / self.div)
+    }
+
     /// UTC nanoseconds since 1970 of a record time, rounded down, clamped to an `i64`.
     #[must_use]
     pub fn unix_ns(&self, ticks: u64) -> i64 {
         if self.kind == 2 {
             return filetime_to_unix_ns(ticks);
         }
-        // The common case of a later event and a whole number of nanoseconds stays in 64 bits.
-        if self.div == 1
-            && let Some(ahead) = ticks.checked_sub(self.start_ticks).and_then(|n| n.checked_mul(self.mul))
+        // The common case of a later event stays in 64 bits.
+        if let Some(ahead) = ticks.checked_sub(self.start_ticks).and_then(|n| self.ahead_ns(n))
             && let Some(ns) = self.start_ns.checked_add_unsigned(ahead)
         {
             return ns;

@@ -87,7 +87,14 @@ impl<'f, R: ReadAt> EventReader<'f, R> {
     }
 
     /// What has come to light since the last record: flagged buffers, damage.
+    #[inline]
     fn tell_problems(&mut self) {
+        if !self.reader.lossy.is_empty() || self.reader.problems().len() > self.told || self.ended {
+            self.tell_new_problems();
+        }
+    }
+
+    fn tell_new_problems(&mut self) {
         let mut lossy = std::mem::take(&mut self.reader.lossy);
         lossy.sort_unstable();
         for (offset, flags) in lossy {

@@ -4,7 +4,7 @@ use crate::buffer::{Entry, FLAG_BUFFER_LOST, FLAG_EVENTS_LOST};
 use crate::error::{EtlError, Problem, Problems, Reason};
 use crate::file::{EtlFile, place};
 use crate::read_at::ReadAt;
-use crate::record::{Record, Records};
+use crate::record::{Frame, Record, records_at};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -29,14 +29,16 @@ pub struct RecordReader<'f, R> {
 }
 
 /// The buffers of one CPU.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Stream {
     /// Numbers in the file's index, last first.
     todo: Vec<u32>,
     entry: Option<Entry>,
     payload: Vec<u8>,
     at: usize,
-    /// Time of the record at `at`; never goes back.
+    /// The record at `at`, once it has been looked at.
+    frame: Option<Frame>,
+    /// Its time; never goes back.
     time: u64,
 }
 
@@ -64,10 +66,8 @@ impl<'f, R: ReadAt> RecordReader<'f, R> {
             list.sort_by_key(by_sequence);
             list.reverse();
         }
-        let streams: Vec<Stream> = lists
-            .into_iter()
-            .map(|todo| Stream { todo, entry: None, payload: Vec::new(), at: 0, time: 0 })
-            .collect();
+        let streams: Vec<Stream> =
+            lists.into_iter().map(|todo| Stream { todo, ..Stream::default() }).collect();
         let heap = (0..streams.len()).map(|n| Reverse((0, n))).collect();
         RecordReader {
             file,
@@ -86,62 +86,67 @@ impl<'f, R: ReadAt> RecordReader<'f, R> {
     ///
     /// # Errors
     /// Only when the source fails. Damage is skipped and kept in [`RecordReader::problems`].
+    #[inline]
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, EtlError> {
-        let Some((n, size)) = self.advance()? else { return Ok(None) };
+        let Some(n) = self.advance()? else { return Ok(None) };
         let Some(stream) = self.streams.get_mut(n) else { return Ok(None) };
-        let at = stream.at;
-        stream.at = at.saturating_add(size);
+        let Some(frame) = stream.frame.take() else { return Ok(None) };
         let cpu = stream.entry.map_or(u16::MAX, |e| e.cpu);
-        let Some(Ok(mut record)) = (Records { payload: &stream.payload, at, cpu }).next() else {
-            return Ok(None);
-        };
+        let bytes = stream.payload.get(stream.at..);
+        stream.at = stream.at.saturating_add(frame.step());
+        let Some(mut record) = bytes.and_then(|b| frame.record(b, cpu)) else { return Ok(None) };
         self.records += 1;
         self.last_time = record.time.unwrap_or(self.last_time);
         record.time = Some(self.last_time);
         Ok(Some(record))
     }
 
-    /// Finds the stream whose record comes next, and the padded size of that record.
-    fn advance(&mut self) -> Result<Option<(usize, usize)>, EtlError> {
+    /// Finds the stream whose record comes next and looks at that.
+    fn advance(&mut self) -> Result<Option<usize>, EtlError> {
         loop {
-            let n = match self.current {
+            let n = match self.current.take() {
                 Some(n) => n,
                 None => match self.heap.pop() {
                     Some(Reverse((_, n))) => n,
                     None => return Ok(None),
                 },
             };
-            self.current = None;
-            let Some((time, size)) = self.look(n)? else { continue };
+            let Some(time) = self.look(n)? else { continue };
             match self.heap.peek() {
                 // Another CPU is earlier: this one waits.
                 Some(Reverse(other)) if *other < (time, n) => self.heap.push(Reverse((time, n))),
                 _ => {
                     self.current = Some(n);
-                    return Ok(Some((n, size)));
+                    return Ok(Some(n));
                 }
             }
         }
     }
 
-    /// Time and padded size of a stream's next record; loads buffers as needed.
-    fn look(&mut self, n: usize) -> Result<Option<(u64, usize)>, EtlError> {
+    /// Time of a stream's next record; loads buffers as needed.
+    fn look(&mut self, n: usize) -> Result<Option<u64>, EtlError> {
         let Some(stream) = self.streams.get_mut(n) else { return Ok(None) };
         loop {
-            if let Some(entry) = stream.entry {
-                let mut records = Records { payload: &stream.payload, at: stream.at, cpu: entry.cpu };
-                match records.next() {
-                    Some(Ok(record)) => {
-                        let size = records.at - stream.at;
-                        stream.time = stream.time.max(record.time.unwrap_or(0));
-                        return Ok(Some((stream.time, size)));
+            if stream.frame.is_some() {
+                return Ok(Some(stream.time));
+            }
+            if let Some(bytes) = records_at(&stream.payload, stream.at) {
+                match Frame::of(bytes) {
+                    Ok(frame) => {
+                        stream.time = stream.time.max(frame.time.unwrap_or(0));
+                        stream.frame = Some(frame);
+                        continue;
                     }
-                    Some(Err(problem)) => self.problems.push(place(problem, &entry)),
-                    None => {}
+                    Err(reason) => {
+                        let (offset, bytes) = (stream.at as u64, bytes.len() as u64);
+                        if let Some(entry) = &stream.entry {
+                            self.problems.push(place(Problem { offset, bytes, reason }, entry));
+                        }
+                    }
                 }
             }
             let Some(next) = stream.todo.pop() else {
-                *stream = Stream { todo: Vec::new(), entry: None, payload: Vec::new(), at: 0, time: 0 };
+                *stream = Stream::default();
                 return Ok(None);
             };
             let Some(entry) = self.file.index.get(next as usize) else { continue };

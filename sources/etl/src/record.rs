@@ -1,6 +1,6 @@
 //! Records: header, extended data items, payload, all borrowed from the buffer.
 
-use crate::bytes::{align8, array, u8_at, u16_at, u32_at, u64_at};
+use crate::bytes::{align8, array, u16_at, u32_at, u64_at};
 use crate::error::{Problem, Reason};
 
 /// Header type of a record.
@@ -62,6 +62,31 @@ impl RecordKind {
             21 => Self::Instance64,
             _ => return None,
         })
+    }
+
+    /// Where the size of such a record stands in it.
+    #[inline]
+    fn size_at(self) -> usize {
+        use RecordKind::*;
+        match self {
+            System32 | System64 | Compact32 | Compact64 | PerfInfo32 | PerfInfo64 => 4,
+            _ => 0,
+        }
+    }
+
+    /// Bytes of the header that each such record has.
+    #[inline]
+    fn header(self) -> usize {
+        use RecordKind::*;
+        match self {
+            System32 | System64 => 32,
+            Compact32 | Compact64 => 24,
+            PerfInfo32 | PerfInfo64 | Timed => 16,
+            Full32 | Full64 | Wnode => 48,
+            Instance32 | Instance64 => 72,
+            Event32 | Event64 => 80,
+            Message | Error => 8,
+        }
     }
 }
 
@@ -141,34 +166,82 @@ pub struct Record<'a> {
     pub data: &'a [u8],
 }
 
-impl Record<'_> {
-    /// Parses the record at the start of `b`, which may hold more behind it. Returns the record
-    /// and its size (unpadded).
-    pub(crate) fn parse(b: &[u8], cpu: u16) -> Result<(Record<'_>, usize), Reason> {
-        let room = u32::try_from(b.len()).unwrap_or(u32::MAX);
-        let marker = u32_at(b, 0).ok_or(Reason::Marker(0))?;
-        let kind_byte = (marker >> 16) as u8;
+/// Where a record's parts lie, checked, and its time: all that putting records in order needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame {
+    kind: RecordKind,
+    /// Bytes of the whole record, unpadded.
+    size: u16,
+    /// Bytes between the fixed header and the payload.
+    extra: u16,
+    /// In the session's clock; `None` when the record has none.
+    pub(crate) time: Option<u64>,
+}
+
+impl Frame {
+    /// Checks the record at the start of `b`, which may hold more behind it.
+    #[inline]
+    pub(crate) fn of(b: &[u8]) -> Result<Frame, Reason> {
         use RecordKind::*;
+        let marker = u32_at(b, 0).ok_or(Reason::Marker(0))?;
         let kind = match marker >> 24 {
-            0xC0 => RecordKind::from_u8(kind_byte),
+            0xC0 => RecordKind::from_u8((marker >> 16) as u8),
             0x90 => Some(Message),
             _ => None,
         };
         let kind = kind.ok_or(Reason::Marker(marker))?;
-        let (size_at, header) = match kind {
-            System32 | System64 => (4, 32),
-            Compact32 | Compact64 => (4, 24),
-            PerfInfo32 | PerfInfo64 => (4, 16),
-            Full32 | Full64 | Wnode => (0, 48),
-            Instance32 | Instance64 => (0, 72),
-            Event32 | Event64 => (0, 80),
-            Timed => (0, 16),
-            Message | Error => (0, 8),
+        let size = u16_at(b, kind.size_at()).unwrap_or(0);
+        let header = kind.header();
+        let bad = || Reason::RecordSize {
+            size: u32::from(size),
+            kind: (marker >> 16) as u8,
+            room: u32::try_from(b.len()).unwrap_or(u32::MAX),
         };
-        let size = u16_at(b, size_at).unwrap_or(0);
-        let bad = || Reason::RecordSize { size: u32::from(size), kind: kind_byte, room };
-        let whole = b.get(..usize::from(size)).filter(|w| w.len() >= header).ok_or_else(bad)?;
+        let whole = b.get(..usize::from(size)).ok_or_else(bad)?;
         let (head, rest) = whole.split_at_checked(header).ok_or_else(bad)?;
+        let (mut extra, mut time_at) = (0, Some(16));
+        match kind {
+            Event32 | Event64 => {
+                if head.get(4).is_some_and(|flags| flags & 1 != 0) {
+                    extra = disk_items_len(rest).ok_or(Reason::ExtItems)?;
+                }
+            }
+            Full32 | Full64 | Instance32 | Instance64 | Wnode => {}
+            System32 | System64 | Compact32 | Compact64 => extra = counters(head).0 + counters(head).1,
+            PerfInfo32 | PerfInfo64 => {
+                extra = counters(head).0 + counters(head).1;
+                time_at = Some(8);
+            }
+            Message => {
+                let flags = u16_at(head, 6).unwrap_or(0);
+                let parts = MessageParts::of(flags);
+                extra = parts.len;
+                time_at = parts.time.map(|at| header + at);
+            }
+            Timed => time_at = Some(8),
+            Error => time_at = None,
+        }
+        if extra > rest.len() {
+            return Err(bad());
+        }
+        // All of it lies within a size of 16 bits.
+        let extra = u16::try_from(extra).map_err(|_| bad())?;
+        Ok(Frame { kind, size, extra, time: time_at.and_then(|at| u64_at(whole, at)) })
+    }
+
+    /// Bytes to the next record.
+    #[inline]
+    pub(crate) fn step(self) -> usize {
+        align8(usize::from(self.size))
+    }
+
+    /// The record, of the bytes that this was made from; `None` of others.
+    #[inline]
+    pub(crate) fn record(self, b: &[u8], cpu: u16) -> Option<Record<'_>> {
+        use RecordKind::*;
+        let kind = self.kind;
+        let (head, rest) = b.get(..usize::from(self.size))?.split_at_checked(kind.header())?;
+        let (extra, data) = rest.split_at_checked(usize::from(self.extra))?;
         let mut r = Record {
             kind,
             identity: Identity::Other,
@@ -181,7 +254,7 @@ impl Record<'_> {
             task: 0,
             keyword: 0,
             activity: [0; 16],
-            time: None,
+            time: self.time,
             pid: u32::MAX,
             tid: u32::MAX,
             cpu,
@@ -193,33 +266,63 @@ impl Record<'_> {
             instance: None,
             parent_class: [0; 16],
             ext: ExtItems::NONE,
-            data: rest,
+            data,
         };
-        let parsed = match kind {
-            Event32 | Event64 => r.event(head),
-            System32 | System64 | Compact32 | Compact64 | PerfInfo32 | PerfInfo64 => r.kernel(head),
-            Full32 | Full64 | Instance32 | Instance64 => r.classic(head),
-            Message => r.message(head),
-            Wnode => {
-                r.time = u64_at(head, 16);
-                array(head, 24).map(|guid| r.provider = guid)
-            }
-            Timed => u64_at(head, 8).map(|time| r.time = Some(time)),
-            Error => Some(()),
-        };
-        match parsed {
-            Some(()) => Ok((r, usize::from(size))),
-            None if matches!(kind, Event32 | Event64) => Err(Reason::ExtItems),
-            None => Err(bad()),
+        match kind {
+            Event32 | Event64 => r.event(head, extra)?,
+            System32 | System64 | Compact32 | Compact64 | PerfInfo32 | PerfInfo64 => r.kernel(head, extra)?,
+            Full32 | Full64 | Instance32 | Instance64 => r.classic(head)?,
+            Message => r.message(head, extra)?,
+            Wnode => r.provider = array(head, 24)?,
+            Timed | Error => {}
         }
+        Some(r)
     }
+}
 
-    fn event(&mut self, head: &[u8]) -> Option<()> {
+/// Bytes of the counters that stand between a kernel record's header and its payload: one of the
+/// PEBS index, up to seven others.
+fn counters(head: &[u8]) -> (usize, usize) {
+    let version = u16_at(head, 0).unwrap_or(0);
+    (usize::from(version >> 15) * 8, usize::from(version >> 8 & 7) * 8)
+}
+
+/// Where the optional parts of a message lie behind its fixed header.
+#[derive(Default)]
+struct MessageParts {
+    sequence: Option<usize>,
+    guid: Option<usize>,
+    component: Option<usize>,
+    time: Option<usize>,
+    ids: Option<usize>,
+    len: usize,
+}
+
+impl MessageParts {
+    fn of(flags: u16) -> MessageParts {
+        let mut parts = MessageParts::default();
+        let mut place = |there: bool, n: usize| {
+            let at = parts.len;
+            parts.len += if there { n } else { 0 };
+            there.then_some(at)
+        };
+        let sequence = place(flags & 1 != 0, 4);
+        let guid = place(flags & 2 != 0, 16);
+        // A GUID takes precedence: both bits never mean two fields.
+        let component = place(flags & 6 == 4, 4);
+        let time = place(flags & 8 != 0, 8);
+        let ids = place(flags & 0x20 != 0, 8);
+        MessageParts { sequence, guid, component, time, ids, ..parts }
+    }
+}
+
+impl<'a> Record<'a> {
+    #[inline]
+    fn event(&mut self, head: &[u8], items: &'a [u8]) -> Option<()> {
         let h: &[u8; 80] = head.first_chunk()?;
         self.identity = Identity::Event;
         self.tid = u32_at(h, 8)?;
         self.pid = u32_at(h, 12)?;
-        self.time = u64_at(h, 16);
         self.provider = array(h, 24)?;
         self.id = u16_at(h, 40)?;
         self.version = u16::from(h[42]);
@@ -230,50 +333,42 @@ impl Record<'_> {
         self.keyword = u64_at(h, 48)?;
         self.processor_time = u64_at(h, 56)?;
         self.activity = array(h, 64)?;
-        if h[4] & 1 != 0 {
-            let items = self.data;
-            let len = disk_items_len(items)?;
-            self.ext = ExtItems(Items::Disk(items.get(..len)?));
-            self.data = items.get(len..)?;
+        if !items.is_empty() {
+            self.ext = ExtItems(Items::Disk(items));
         }
         Some(())
     }
 
-    fn kernel(&mut self, head: &[u8]) -> Option<()> {
-        let version = u16_at(head, 0)?;
-        self.identity = Identity::Kernel { group: u8_at(head, 7)? };
-        self.version = version & 0xFF;
-        self.opcode = u8_at(head, 6)?;
-        if matches!(self.kind, RecordKind::PerfInfo32 | RecordKind::PerfInfo64) {
-            self.time = u64_at(head, 8);
-        } else {
-            self.tid = u32_at(head, 8)?;
-            self.pid = u32_at(head, 12)?;
-            self.time = u64_at(head, 16);
+    #[inline]
+    fn kernel(&mut self, head: &[u8], extra: &'a [u8]) -> Option<()> {
+        let h: &[u8; 16] = head.first_chunk()?;
+        self.identity = Identity::Kernel { group: h[7] };
+        self.version = u16::from(h[0]);
+        self.opcode = h[6];
+        if !matches!(self.kind, RecordKind::PerfInfo32 | RecordKind::PerfInfo64) {
+            self.tid = u32_at(h, 8)?;
+            self.pid = u32_at(h, 12)?;
             // Absent in compact records.
             self.processor_time = u64_at(head, 24).unwrap_or(0);
         }
-        // Counters stand between header and payload: one of the PEBS index, up to seven others.
-        let pebs = usize::from(version >> 15) * 8;
-        let counters = usize::from(version >> 8 & 7) * 8;
-        if pebs + counters > 0 {
-            let extra = self.data.get(..pebs + counters)?;
-            self.ext = ExtItems(Items::Counters { pebs: extra.get(..pebs)?, counters: extra.get(pebs..)? });
-            self.data = self.data.get(pebs + counters..)?;
+        if !extra.is_empty() {
+            let (pebs, counters) = extra.split_at_checked(counters(head).0)?;
+            self.ext = ExtItems(Items::Counters { pebs, counters });
         }
         Some(())
     }
 
+    #[inline]
     fn classic(&mut self, head: &[u8]) -> Option<()> {
+        let h: &[u8; 48] = head.first_chunk()?;
         self.identity = Identity::Classic;
-        self.opcode = u8_at(head, 4)?;
-        self.level = u8_at(head, 5)?;
-        self.version = u16_at(head, 6)?;
-        self.tid = u32_at(head, 8)?;
-        self.pid = u32_at(head, 12)?;
-        self.time = u64_at(head, 16);
-        self.provider = array(head, 24)?;
-        self.processor_time = u64_at(head, 40)?;
+        self.opcode = h[4];
+        self.level = h[5];
+        self.version = u16_at(h, 6)?;
+        self.tid = u32_at(h, 8)?;
+        self.pid = u32_at(h, 12)?;
+        self.provider = array(h, 24)?;
+        self.processor_time = u64_at(h, 40)?;
         if let (Some(id), Some(parent)) = (u32_at(head, 48), u32_at(head, 52)) {
             self.instance = Some((id, parent));
             self.parent_class = array(head, 56)?;
@@ -281,30 +376,19 @@ impl Record<'_> {
         Some(())
     }
 
-    fn message(&mut self, head: &[u8]) -> Option<()> {
+    fn message(&mut self, head: &[u8], extra: &[u8]) -> Option<()> {
         let flags = u16_at(head, 6)?;
-        let mut rest = self.data;
-        let mut take = |bit: u16, n: usize| -> Option<Option<&[u8]>> {
-            if flags & bit == 0 {
-                return Some(None);
-            }
-            let (part, after) = rest.split_at_checked(n)?;
-            rest = after;
-            Some(Some(part))
-        };
-        let sequence = take(1, 4)?.and_then(|b| u32_at(b, 0));
-        if let Some(guid) = take(2, 16)? {
-            self.provider = array(guid, 0)?;
+        let parts = MessageParts::of(flags);
+        if let Some(at) = parts.guid {
+            self.provider = array(extra, at)?;
         }
-        // A GUID takes precedence: both bits never mean two fields.
-        let component = if flags & 2 == 0 { take(4, 4)?.and_then(|b| u32_at(b, 0)) } else { None };
-        self.time = take(8, 8)?.and_then(|b| u64_at(b, 0));
-        if let Some(ids) = take(0x20, 8)? {
-            self.tid = u32_at(ids, 0)?;
-            self.pid = u32_at(ids, 4)?;
+        if let Some(at) = parts.ids {
+            self.tid = u32_at(extra, at)?;
+            self.pid = u32_at(extra, at + 4)?;
         }
         self.pointer_size = if flags & 0x40 != 0 { 4 } else { 8 };
-        self.data = rest;
+        let number = |at: Option<usize>| at.and_then(|at| u32_at(extra, at));
+        let (sequence, component) = (number(parts.sequence), number(parts.component));
         self.identity = Identity::Message { number: u16_at(head, 4)?, flags, sequence, component };
         Some(())
     }
@@ -465,13 +549,21 @@ impl<'a> Iterator for ExtIter<'a> {
     }
 }
 
+/// What begins at `at` in a buffer's payload; `None` at its end. Less than a marker is padding,
+/// 0xFFFFFFFF fills the unused end of a buffer.
+#[inline]
+pub(crate) fn records_at(payload: &[u8], at: usize) -> Option<&[u8]> {
+    let rest = payload.get(at..)?;
+    (u32_at(rest, 0)? != u32::MAX).then_some(rest)
+}
+
 /// The records of one buffer's payload. A damaged record ends it with an error: where the next
 /// one would begin is not known.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
-    pub(crate) payload: &'a [u8],
-    pub(crate) at: usize,
-    pub(crate) cpu: u16,
+    payload: &'a [u8],
+    at: usize,
+    cpu: u16,
 }
 
 impl<'a> Records<'a> {
@@ -487,16 +579,14 @@ impl<'a> Iterator for Records<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let rest = self.payload.get(self.at..).filter(|r| !r.is_empty())?;
-        // Less than a marker is padding; 0xFFFFFFFF fills the unused end of a buffer.
-        if rest.len() < 4 || rest.starts_with(&[0xFF; 4]) {
+        let Some(rest) = records_at(self.payload, self.at) else {
             self.at = self.payload.len();
             return None;
-        }
-        match Record::parse(rest, self.cpu) {
-            Ok((record, size)) => {
-                self.at += align8(size);
-                Some(Ok(record))
+        };
+        match Frame::of(rest) {
+            Ok(frame) => {
+                self.at += frame.step();
+                frame.record(rest, self.cpu).map(Ok)
             }
             Err(reason) => {
                 let problem = Problem { offset: self.at as u64, bytes: rest.len() as u64, reason };

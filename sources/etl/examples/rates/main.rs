@@ -1,6 +1,7 @@
 //! How fast traces are walked and decoded, as JSON Lines; `benches/peers/etl.py` reads them.
 //!
 //! * `rates FILE…`: the best of several runs on each file, on one thread;
+//! * `rates --decode FILE`: decodes for some seconds and prints the rate, for a profiler;
 //! * `rates --repeat RECORDS SOURCE OUT`: writes the long TraceLogging trace of the benches.
 
 mod repeat;
@@ -20,7 +21,30 @@ fn main() -> Result<(), Failure> {
         let trace = repeat::tracelogging(&std::fs::read(source)?, records.parse()?);
         return Ok(std::fs::write(out, trace)?);
     }
+    if let [flag, path] = args.as_slice()
+        && flag == "--decode"
+    {
+        let bytes = std::fs::read(path)?;
+        let (mut batch, mut records) = (Batch::new(), 0);
+        let took = best(|| decode(&bytes, &mut batch).map(|d| records = d.0))?;
+        println!("{:.0}", records as f64 / took);
+        return Ok(());
+    }
     args.iter().try_for_each(|path| rates(path))
+}
+
+/// Decodes a whole trace; opening and the pass for schemas are part of it. Records, and how many
+/// of them got their fields.
+fn decode(bytes: &[u8], batch: &mut Batch) -> Result<(u64, u64), Failure> {
+    let file = EtlFile::open(bytes)?;
+    let mut reader = EventReader::new(&file, PayloadDecoder::new("rates"))?;
+    while reader.next_batch(batch, 1000)? {
+        batch.clear();
+    }
+    batch.clear();
+    let raw = |c: &Coverage| matches!(c.decoder, Decoder::None | Decoder::Wpp);
+    let with_fields = reader.coverage().iter().filter(|c| !raw(c)).map(|c| c.events).sum();
+    Ok((reader.records(), with_fields))
 }
 
 /// CPU time of this thread in seconds, where the system tells it; else the clock's.
@@ -64,20 +88,7 @@ fn rates(path: &str) -> Result<(), Failure> {
     })?;
     let mut batch = Batch::new();
     let mut with_fields = 0;
-    let decoded = best(|| {
-        // Opening and the pass for schemas are part of it.
-        let file = EtlFile::open(bytes.as_slice())?;
-        let mut reader = EventReader::new(&file, PayloadDecoder::new("rates"))?;
-        loop {
-            let more = reader.next_batch(&mut batch, 1000)?;
-            batch.clear();
-            if !more {
-                let raw = |c: &Coverage| matches!(c.decoder, Decoder::None | Decoder::Wpp);
-                with_fields = reader.coverage().iter().filter(|c| !raw(c)).map(|c| c.events).sum();
-                return Ok(());
-            }
-        }
-    })?;
+    let decoded = best(|| decode(&bytes, &mut batch).map(|d| with_fields = d.1))?;
     let (n, size) = (walk.records as f64, walk.bytes as f64);
     println!(
         "{{\"file\":{path:?},\"records\":{},\"bytes\":{},\"walk_per_s\":{:.0},\"walk_mb_per_s\":{:.0},\"summary_mb_per_s\":{:.0},\"decoded\":{with_fields},\"decode_per_s\":{:.0}}}",

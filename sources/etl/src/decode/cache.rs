@@ -1,6 +1,6 @@
 //! What is known of each kind of event, found by the bytes that name it.
 
-use super::plan::Op;
+use super::plan::{NO_SLOT, Op};
 use crate::record::{Identity, Record};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -15,16 +15,22 @@ const MAX_BYTES: usize = 16 << 20;
 const ENTRY_BYTES: usize = 1024;
 
 /// What names a kind of event. TraceLogging events are named by their schema and traits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Key<'a> {
-    provider: [u8; 16],
-    /// Record kind's family, group, opcode, id, version, pointer size.
-    numbers: [u8; 8],
+    /// Provider; then record kind's family, group, opcode, id, version, pointer size.
+    numbers: [u64; 3],
     schema: &'a [u8],
     traits: &'a [u8],
 }
 
+/// Equal bytes. Nothing is asked of the bytes of empty slices: comparing those through their
+/// dangling pointers costs some processors a hundred cycles.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && (a.is_empty() || a == b)
+}
+
 impl<'a> Key<'a> {
+    #[inline]
     pub(crate) fn of(record: &Record<'_>, schema: Option<&'a [u8]>, traits: Option<&'a [u8]>) -> Key<'a> {
         let (family, a, b) = match record.identity {
             Identity::Event => (0, record.id, u16::from(record.opcode)),
@@ -40,18 +46,20 @@ impl<'a> Key<'a> {
             Some(_) => [5, 0, 0, 0, 0, 0, 0, 0],
             None => [family, a0, a1, b0, b1, v0, v1, record.pointer_size],
         };
+        let provider = u128::from_le_bytes(record.provider);
         Key {
-            provider: record.provider,
-            numbers,
+            numbers: [provider as u64, (provider >> 64) as u64, u64::from_le_bytes(numbers)],
             schema: schema.unwrap_or_default(),
             traits: traits.unwrap_or_default(),
         }
     }
 
     fn hash(&self) -> u64 {
-        let mut h = 0;
-        for part in [&self.provider[..], &self.numbers, self.schema, self.traits] {
-            h = mix(h, part);
+        let mut h = self.numbers.iter().fold(0, |h, n| add(h, *n));
+        for part in [self.schema, self.traits] {
+            if !part.is_empty() {
+                h = mix(h, part);
+            }
         }
         h
     }
@@ -60,30 +68,26 @@ impl<'a> Key<'a> {
         self.schema.len() + self.traits.len()
     }
 
-    fn owned(&self) -> Box<[u8]> {
-        [&self.provider[..], &self.numbers, self.schema, self.traits].concat().into()
+    fn is(&self, entry: &Entry) -> bool {
+        entry.numbers == self.numbers
+            && same(&entry.traits, self.traits)
+            && same(&entry.in_event, self.schema)
     }
+}
 
-    fn is(&self, owned: &[u8]) -> bool {
-        owned.len() == 24 + self.len()
-            && owned.get(..16) == Some(&self.provider)
-            && owned.get(16..24) == Some(&self.numbers)
-            && owned.get(24..24 + self.schema.len()) == Some(self.schema)
-            && owned.ends_with(self.traits)
-    }
+fn add(h: u64, n: u64) -> u64 {
+    const K: u64 = 0x9E37_79B9_7F4A_7C15;
+    (h ^ n).wrapping_mul(K).rotate_left(29)
 }
 
 /// Eight bytes at a time; what collides is told apart by comparison.
 pub(crate) fn mix(mut h: u64, b: &[u8]) -> u64 {
-    const K: u64 = 0x9E37_79B9_7F4A_7C15;
     let (words, tail) = b.as_chunks::<8>();
-    let mut add = |n: u64| h = (h ^ n).wrapping_mul(K).rotate_left(29);
     for word in words {
-        add(u64::from_le_bytes(*word));
+        h = add(h, u64::from_le_bytes(*word));
     }
     let last = tail.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
-    add(last ^ (b.len() as u64) << 56);
-    h
+    add(h, last ^ (b.len() as u64) << 56)
 }
 
 /// Takes numbers as hashes already.
@@ -114,9 +118,13 @@ pub(crate) struct Entry {
     pub(crate) raw_schema: Arc<Schema>,
     pub(crate) ops: Vec<Op>,
     pub(crate) decoder: Decoder,
+    /// Whether lengths or counts refer to fields.
+    pub(crate) has_slots: bool,
     pub(crate) decoded: u64,
     pub(crate) raw: u64,
-    key: Box<[u8]>,
+    numbers: [u64; 3],
+    in_event: Box<[u8]>,
+    traits: Box<[u8]>,
     /// Next entry of the same hash, plus one.
     next: u32,
 }
@@ -133,11 +141,14 @@ impl Entry {
         Entry {
             raw_schema: raw_schema.unwrap_or_else(|| Arc::clone(&schema)),
             schema,
+            has_slots: ops.iter().any(|op| op.slot != NO_SLOT),
             ops,
             decoder,
             decoded: 0,
             raw: 0,
-            key: Box::default(),
+            numbers: [0; 3],
+            in_event: Box::default(),
+            traits: Box::default(),
             next: 0,
         }
     }
@@ -167,7 +178,7 @@ impl Cache {
         let mut at = *self.map.get(&key.hash())?;
         loop {
             let entry = self.entries.get(at as usize)?;
-            if key.is(&entry.key) {
+            if key.is(entry) {
                 return Some(at as usize);
             }
             at = entry.next.checked_sub(1)?;
@@ -181,7 +192,7 @@ impl Cache {
         }
         self.bytes += cost;
         let at = self.entries.len();
-        entry.key = key.owned();
+        (entry.numbers, entry.in_event, entry.traits) = (key.numbers, key.schema.into(), key.traits.into());
         let first = u32::try_from(at).unwrap_or(u32::MAX);
         if let Some(old) = self.map.insert(key.hash(), first) {
             entry.next = old + 1;

@@ -44,6 +44,7 @@ pub struct PayloadDecoder {
     cache: Cache,
     schemas: Schemas,
     names: HashMap<[u8; 16], Traits>,
+    slots: run::Slots,
     /// Where gap events say they come from.
     origin: String,
 }
@@ -153,7 +154,11 @@ impl PayloadDecoder {
         let head = head(record, time_ns, found.related);
         if entry.decoder != Decoder::None {
             let mut event = batch.begin(&entry.schema, head);
-            if let Some(rest) = run::run(&entry.ops, record.data, record.pointer_size, &mut event) {
+            if entry.has_slots {
+                self.slots.fill(0);
+            }
+            let (ops, pointer_size) = (&entry.ops, record.pointer_size);
+            if let Some(rest) = run::run(ops, record.data, pointer_size, &mut self.slots, &mut event) {
                 if !rest.is_empty() {
                     event.raw(rest);
                 }

@@ -19,26 +19,25 @@ pub(crate) fn run<'d>(
     ops: &[Op],
     data: &'d [u8],
     pointer_size: u8,
+    slots: &mut Slots,
     out: &mut EventBuilder<'_>,
 ) -> Option<&'d [u8]> {
-    let mut run = Run {
-        rest: data,
-        pointer_size,
-        budget: data.len() + EMPTY_ITEMS,
-        labels: LABEL_BYTES,
-        slots: [0; MAX_SLOTS],
-        out,
-    };
+    let mut run =
+        Run { rest: data, pointer_size, budget: data.len() + EMPTY_ITEMS, labels: LABEL_BYTES, slots, out };
     run.ops(ops)?;
     Some(run.rest)
 }
+
+/// Numbers of a payload that later lengths and counts refer to. Whoever runs plans keeps it; a plan
+/// that uses some begins with zeros.
+pub(crate) type Slots = [u64; MAX_SLOTS];
 
 struct Run<'d, 'o, 'b> {
     rest: &'d [u8],
     pointer_size: u8,
     budget: usize,
     labels: usize,
-    slots: [u64; MAX_SLOTS],
+    slots: &'o mut Slots,
     out: &'o mut EventBuilder<'b>,
 }
 

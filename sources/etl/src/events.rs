@@ -3,10 +3,10 @@
 use crate::buffer::{FLAG_BUFFER_LOST, FLAG_EVENTS_LOST};
 use crate::decode::{Coverage, PayloadDecoder};
 use crate::error::{EtlError, Problem};
-use crate::file::EtlFile;
+use crate::file::{EtlFile, Kept};
 use crate::merge::RecordReader;
 use crate::read_at::ReadAt;
-use crate::record::Record;
+use crate::record::{Record, RecordKind};
 use std::collections::VecDeque;
 use tidegate_proto::batch::Batch;
 use tidegate_proto::own::{Gap, push_gap};
@@ -14,6 +14,8 @@ use tidegate_proto::time::filetime_to_unix_ns;
 
 /// A batch is handed over when its events take more memory than this.
 const BATCH_BYTES: usize = 8 << 20;
+/// Memory for buffers that the pass for schemas has expanded.
+const KEPT_BYTES: usize = 24 << 20;
 
 /// Reads a trace as events. Each record is one event; each lost or unreadable part is one more,
 /// a gap. The order is that of [`RecordReader`] and always the same for the same trace, so that
@@ -44,12 +46,14 @@ impl<'f, R: ReadAt> EventReader<'f, R> {
     /// # Errors
     /// When the source fails.
     pub fn new(file: &'f EtlFile<R>, mut decoder: PayloadDecoder) -> Result<EventReader<'f, R>, EtlError> {
-        file.walk(|record| {
+        let mut kept = Kept::up_to(KEPT_BYTES);
+        let mut learn = |record: &Record<'_>| {
             decoder.learn(record);
-        })?;
+        };
+        file.walk_some(RecordKind::explains, &mut learn, &mut kept)?;
         let start = file.header().clock.unix_ns(file.header().clock_start());
         let mut reader = EventReader {
-            reader: RecordReader::new(file),
+            reader: RecordReader::with_kept(file, kept),
             decoder,
             gaps: VecDeque::new(),
             told: 0,

@@ -5,10 +5,13 @@ use crate::compress::Compression;
 use crate::error::{EtlError, Problem, Problems, Reason};
 use crate::header::TraceHeader;
 use crate::read_at::{ReadAt, read_full};
-use crate::record::{Record, Records};
+use crate::record::{Frame, Record, RecordKind, records_at};
+use std::collections::HashMap;
 
 /// Buffers that are indexed at most: 64 GiB of the usual 64 KiB buffers, 32 MiB of index.
 const MAX_BUFFERS: u32 = 1 << 20;
+/// What a kept buffer costs beside its bytes.
+const KEPT_COST: usize = 64;
 /// Enough of the first buffer to hold any header record (its size is a u16).
 const FIRST_READ: usize = HEADER + 65_536;
 
@@ -175,17 +178,18 @@ impl<R: ReadAt> EtlFile<R> {
         scratch: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Result<Option<Problem>, EtlError> {
-        out.clear();
         let problem = |bytes: u64, reason| Ok(Some(Problem { offset: entry.offset, bytes, reason }));
         let payload_at = entry.offset + HEADER as u64;
         let stored = (entry.size as usize).saturating_sub(HEADER);
         if entry.used > MAX_USED {
+            out.clear();
             let reason = Reason::BufferUsed { used: entry.used, limit: MAX_USED };
             return problem(u64::from(entry.size), reason);
         }
         let used = (entry.used as usize).saturating_sub(HEADER);
         if entry.compressed() {
             let Some(format) = Compression::from_u16(self.compression) else {
+                out.clear();
                 return problem(u64::from(entry.size), Reason::CompressionFormat(self.compression));
             };
             // Nothing useful grows by compression; this bounds what a false size can ask for.
@@ -208,6 +212,7 @@ impl<R: ReadAt> EtlFile<R> {
     }
 
     fn read(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<(), EtlError> {
+        // Not cleared before: only what it grows by is filled with zeros.
         out.resize(len, 0);
         let n = read_full(&self.src, offset, out).map_err(|source| EtlError::Io { offset, source })?;
         out.truncate(n);
@@ -218,28 +223,84 @@ impl<R: ReadAt> EtlFile<R> {
     ///
     /// # Errors
     /// Only when the source fails; damage is in the result.
-    pub fn walk(&self, mut each: impl FnMut(&Record<'_>)) -> Result<Walk, EtlError> {
+    pub fn walk(&self, each: impl FnMut(&Record<'_>)) -> Result<Walk, EtlError> {
+        self.walk_some(|_| true, each, &mut Kept::default())
+    }
+
+    /// The same for records of the kinds that are `wanted`; all are counted. Puts expanded buffers
+    /// into `kept`.
+    #[inline]
+    pub(crate) fn walk_some(
+        &self,
+        wanted: impl Fn(RecordKind) -> bool,
+        mut each: impl FnMut(&Record<'_>),
+        kept: &mut Kept,
+    ) -> Result<Walk, EtlError> {
         let (mut scratch, mut payload) = (Vec::new(), Vec::new());
         let mut problems = self.problems.clone();
         let mut walk = Walk::default();
-        for entry in &self.index {
-            if let Some(problem) = self.load(entry, &mut scratch, &mut payload)? {
+        for (n, entry) in (0_u32..).zip(&self.index) {
+            let problem = self.load(entry, &mut scratch, &mut payload)?;
+            let sound = problem.is_none();
+            if let Some(problem) = problem {
                 problems.push(problem);
             }
             walk.bytes += (payload.len() + HEADER) as u64;
-            for record in Records::new(&payload, entry.cpu) {
-                match record {
-                    Ok(record) => {
+            let mut at = 0;
+            while let Some(rest) = records_at(&payload, at) {
+                match Frame::of(rest) {
+                    Ok(frame) => {
                         walk.records += 1;
-                        each(&record);
+                        at += frame.step();
+                        if wanted(frame.kind)
+                            && let Some(record) = frame.record(rest, entry.cpu)
+                        {
+                            each(&record);
+                        }
                     }
-                    Err(problem) => problems.push(place(problem, entry)),
+                    Err(reason) => {
+                        let problem = Problem { offset: at as u64, bytes: rest.len() as u64, reason };
+                        problems.push(place(problem, entry));
+                        break;
+                    }
                 }
+            }
+            if sound && entry.compressed() {
+                kept.offer(n, &mut payload);
             }
         }
         walk.problem_count = problems.total;
         walk.problems = problems.list;
         Ok(walk)
+    }
+}
+
+/// Buffers that a first pass has expanded, so that the second need not: expanding takes as long as
+/// decoding. Bounded: of a large trace only the first are kept.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    payloads: HashMap<u32, Vec<u8>>,
+    /// Bytes that may still be kept.
+    room: usize,
+}
+
+impl Kept {
+    /// Keeps up to `bytes` of memory.
+    pub(crate) fn up_to(bytes: usize) -> Kept {
+        Kept { payloads: HashMap::new(), room: bytes }
+    }
+
+    /// Takes the payload of buffer number `n` if there is room.
+    fn offer(&mut self, n: u32, payload: &mut Vec<u8>) {
+        if let Some(room) = self.room.checked_sub(payload.capacity() + KEPT_COST) {
+            self.room = room;
+            self.payloads.insert(n, std::mem::take(payload));
+        }
+    }
+
+    /// Gives the payload of buffer number `n` away.
+    pub(crate) fn take(&mut self, n: u32) -> Option<Vec<u8>> {
+        self.payloads.remove(&n)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::buffer::{Entry, FLAG_BUFFER_LOST, FLAG_EVENTS_LOST};
 use crate::error::{EtlError, Problem, Problems, Reason};
-use crate::file::{EtlFile, place};
+use crate::file::{EtlFile, Kept, place};
 use crate::read_at::ReadAt;
 use crate::record::{Frame, Record, records_at};
 use std::cmp::Reverse;
@@ -21,6 +21,7 @@ pub struct RecordReader<'f, R> {
     heap: BinaryHeap<Reverse<(u64, usize)>>,
     current: Option<usize>,
     scratch: Vec<u8>,
+    kept: Kept,
     problems: Problems,
     records: u64,
     last_time: u64,
@@ -46,6 +47,11 @@ impl<'f, R: ReadAt> RecordReader<'f, R> {
     /// Starts at the first record.
     #[must_use]
     pub fn new(file: &'f EtlFile<R>) -> RecordReader<'f, R> {
+        RecordReader::with_kept(file, Kept::default())
+    }
+
+    /// The same with buffers that a walk over the same file has kept.
+    pub(crate) fn with_kept(file: &'f EtlFile<R>, kept: Kept) -> RecordReader<'f, R> {
         let mut problems = file.problems.clone();
         let mut cpus: BTreeMap<u16, (Vec<u32>, u64)> = BTreeMap::new();
         for (n, entry) in (0_u32..).zip(&file.index) {
@@ -75,6 +81,7 @@ impl<'f, R: ReadAt> RecordReader<'f, R> {
             heap,
             current: None,
             scratch: Vec::new(),
+            kept,
             problems,
             records: 0,
             last_time: file.header().clock_start(),
@@ -155,6 +162,10 @@ impl<'f, R: ReadAt> RecordReader<'f, R> {
                 self.lossy.push((entry.offset, entry.flags));
             }
             stream.at = 0;
+            if let Some(payload) = self.kept.take(next) {
+                stream.payload = payload;
+                continue;
+            }
             if let Some(problem) = self.file.load(entry, &mut self.scratch, &mut stream.payload)? {
                 self.problems.push(problem);
             }

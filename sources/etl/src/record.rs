@@ -64,6 +64,12 @@ impl RecordKind {
         })
     }
 
+    /// Whether such records can explain others: schemas, manifests, names of providers.
+    pub(crate) fn explains(self) -> bool {
+        use RecordKind::*;
+        matches!(self, Full32 | Full64 | Instance32 | Instance64 | Event32 | Event64)
+    }
+
     /// Where the size of such a record stands in it.
     #[inline]
     fn size_at(self) -> usize {
@@ -169,7 +175,7 @@ pub struct Record<'a> {
 /// Where a record's parts lie, checked, and its time: all that putting records in order needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
-    kind: RecordKind,
+    pub(crate) kind: RecordKind,
     /// Bytes of the whole record, unpadded.
     size: u16,
     /// Bytes between the fixed header and the payload.
@@ -236,7 +242,8 @@ impl Frame {
     }
 
     /// The record, of the bytes that this was made from; `None` of others.
-    #[inline]
+    // always: two hundred bytes are built where they are used
+    #[inline(always)]
     pub(crate) fn record(self, b: &[u8], cpu: u16) -> Option<Record<'_>> {
         use RecordKind::*;
         let kind = self.kind;

@@ -45,10 +45,12 @@ impl Compression {
         }
     }
 
-    /// Expands `input` into `out` (cleared first) until `len` bytes are out; more input is
+    /// Expands `input` into `out` (what was in it goes) until `len` bytes are out; more input is
     /// ignored. On error `out` holds what came before the damage, never more than `len` bytes.
     pub fn expand(self, input: &[u8], len: usize, out: &mut Vec<u8>) -> Result<(), CompressError> {
-        out.clear();
+        if self != Self::Xpress {
+            out.clear();
+        }
         match self {
             Self::Lznt1 => lznt1::expand(input, len, out),
             Self::Xpress => xpress::expand(input, len, out),

@@ -40,7 +40,7 @@ pub fn record(f: impl FnOnce()) -> String {
     RECORDED.take().unwrap_or_default()
 }
 
-fn say(line: &str) {
+pub fn say(line: &str) {
     let recorded = RECORDED.with_borrow_mut(|r| r.as_mut().map(|r| *r += &format!("\n@{line}\n")).is_some());
     if recorded {
         return;
@@ -97,7 +97,7 @@ fn check(ring: &dyn Ring) {
 }
 
 /// Whether the file system takes writes.
-fn alive(folder: &Path) -> bool {
+pub fn alive(folder: &Path) -> bool {
     std::fs::write(folder.join("alive"), b"?").is_ok()
 }
 
@@ -117,8 +117,8 @@ fn fill(ring: &dyn Ring, folder: &Path, mut random: Random, first_tag: u64) {
         }
         while waiting.len() > random.below(6) as usize {
             let Some((tag, ticket)) = waiting.pop_front() else { break };
-            // a sync that overlaps the shutdown of ext4 may say that all is well when the journal was
-            // aborted under it, which no disk does: only what the living file system said counts
+            // a sync that overlaps the shutdown of ext4 may say that all is well, which no disk does
+            // (see `plain`): only what the living file system said counts
             if let (Ok(Some(range)), true) = (wait(ticket), alive(folder)) {
                 say(&format!("ack {tag} {} {}", range.first(), range.last()));
             }

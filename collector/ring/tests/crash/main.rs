@@ -2,10 +2,13 @@
 //! it said was acknowledged must be there.
 //!
 //! Rounds: `TIDEGATE_KILL_ROUNDS` (default 12) and `TIDEGATE_POWER_ROUNDS` (default 0; needs root,
-//! loop devices, `mkfs.ext4` and `python3`). Seed: `TIDEGATE_SEED`.
+//! loop devices, `mkfs.ext4` and `python3`). Seed: `TIDEGATE_SEED`. `TIDEGATE_POWER_CONTROL` rounds
+//! (default 0) show what the file system of the power rounds keeps of plain files.
 
 mod child;
 mod parent;
+#[cfg(unix)]
+mod plain;
 mod power;
 
 use parent::{Ledger, Mode};
@@ -28,6 +31,32 @@ fn child() {
     if let Ok(folder) = std::env::var(child::FOLDER) {
         child::run(folder.as_ref());
     }
+    #[cfg(unix)]
+    if let Ok(folder) = std::env::var(plain::FOLDER) {
+        plain::run(folder.as_ref(), number(child::ROUND, 1));
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn the_file_system_of_the_power_rounds_keeps_what_it_said_while_it_took_writes() {
+    let rounds = number("TIDEGATE_POWER_CONTROL", 0);
+    if rounds == 0 {
+        println!("skipped: set TIDEGATE_POWER_CONTROL, as root");
+        return;
+    }
+    let mut random = Random::new(seed());
+    let disk = power::Disk::new();
+    let mut count = plain::Count::default();
+    for _ in 0..rounds {
+        let plug = |child: &mut std::process::Child| {
+            disk.pull_the_plug(random.next());
+            child.kill().expect("killed");
+        };
+        plain::round(&disk.ring(), &mut count, plug, || disk.power_up());
+    }
+    println!("plain files: {count:?}");
+    assert_eq!(count.sure.1, 0, "synced records are gone");
 }
 
 fn kill_rounds(rounds: u64, mode: Mode, random: &mut Random) -> Ledger {

@@ -171,28 +171,8 @@ pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
     }
     let sources = sections.into_iter().map(make).collect::<Result<_, _>>()?;
     let http = HttpContext::default();
-    let mut parts = Vec::new();
-    for section in config.sinks.clone() {
-        let sink = section.config.build(&SinkId::new(&section.name), &http).map_err(|e| {
-            let key = format!("sinks.{}", section.name);
-            ConfigError { problems: vec![problem(&config, key, chain(&e))] }
-        })?;
-        let dead_letters = dead_letters(&path, &section);
-        let options = SinkOptions {
-            start: match section.start {
-                Start::Oldest => StartAt::Oldest,
-                Start::Now => StartAt::Now,
-            },
-            order: section.order,
-            filter: section.filter,
-            retry: section.retry,
-            events_per_second: section.events_per_second,
-            bytes_per_second: section.bytes_per_second,
-            dead_letters: Some(dead_letters),
-            seed: None,
-        };
-        parts.push(SinkPart { sink, options });
-    }
+    let sinks = config.sinks.clone().into_iter();
+    let parts = sinks.map(|section| sink_part(&config, section, &http)).collect::<Result<_, _>>()?;
     let options = PipelineOptions {
         host: config.host.name,
         stream: config.host.stream,
@@ -211,6 +191,33 @@ pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
 pub(crate) fn dead_letters(ring: &Path, sink: &SinkSection) -> PathBuf {
     let beside = || ring.parent().unwrap_or(Path::new("")).join("dead").join(format!("{}.jsonl", sink.name));
     sink.dead_letters.clone().unwrap_or_else(beside)
+}
+
+/// Makes one sink and how it is served.
+pub(crate) fn sink_part(
+    config: &Config,
+    section: SinkSection,
+    http: &HttpContext,
+) -> Result<SinkPart, AssembleError> {
+    let sink = section.config.build(&SinkId::new(&section.name), http).map_err(|e| {
+        let key = format!("sinks.{}", section.name);
+        ConfigError { problems: vec![problem(config, key, chain(&e))] }
+    })?;
+    let dead_letters = dead_letters(&config.ring.path, &section);
+    let options = SinkOptions {
+        start: match section.start {
+            Start::Oldest => StartAt::Oldest,
+            Start::Now => StartAt::Now,
+        },
+        order: section.order,
+        filter: section.filter,
+        retry: section.retry,
+        events_per_second: section.events_per_second,
+        bytes_per_second: section.bytes_per_second,
+        dead_letters: Some(dead_letters),
+        seed: None,
+    };
+    Ok(SinkPart { sink, options })
 }
 
 pub(crate) fn ring_error(path: &Path, error: RingError) -> AssembleError {

@@ -24,6 +24,8 @@ const POLL: Duration = Duration::from_secs(1);
 const ENABLED: &str = "telemetry.enabled";
 const RUNTIME: &str = "telemetry.level";
 const LAST: &str = "telemetry.in_force";
+/// Keys of the switches that someone turned at run time.
+pub(crate) const SWITCHES: [&str; 2] = [ENABLED, RUNTIME];
 
 /// What watchers see.
 #[derive(Clone, Debug, PartialEq, Eq)]

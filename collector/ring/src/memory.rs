@@ -170,6 +170,12 @@ impl MemoryRing {
         Some(ring)
     }
 
+    /// All entries that a chain keeps, also of a ring that was closed.
+    #[must_use]
+    pub fn entries(&self, chain: Chain) -> Vec<ChainEntry> {
+        self.lock().ledger.chain(chain).read(0, usize::MAX)
+    }
+
     /// An empty ring behind the trait.
     #[must_use]
     pub fn shared(options: RingOptions) -> Arc<dyn Ring> {

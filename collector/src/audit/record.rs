@@ -114,6 +114,13 @@ pub enum What {
         /// Delivered blobs that deletion was asked for.
         blobs: Vec<String>,
     },
+    /// Damaged parts of the ring were set aside.
+    Repair {
+        /// Files written anew.
+        segments: u64,
+        /// What was found, in words.
+        found: Vec<String>,
+    },
     /// Events or logs were copied out.
     Export {
         /// Of what.

@@ -39,7 +39,11 @@ pub(super) fn verify(chain: Chain, head: Option<Head>, of: &Of) -> Done {
 }
 
 /// Verifies a chain page by page.
-fn whole(reach: &Reach, chain: Chain, kept: Option<Head>) -> Result<Result<Verified, Broken>, Failure> {
+pub(super) fn whole(
+    reach: &Reach,
+    chain: Chain,
+    kept: Option<Head>,
+) -> Result<Result<Verified, Broken>, Failure> {
     let (number, hash) = anchor(reach, chain)?;
     let mut at = Head { number, hash };
     let mut found = kept.is_none_or(|k| k == at);

@@ -15,7 +15,7 @@ use crate::api::{self, Api};
 use crate::assemble::{self, AssembleError, Checked};
 use crate::config::ConfigError;
 use crate::dispatch::DispatchError;
-use crate::pipeline::{Handle, Pipeline, Progress, StartError, Summary, Until};
+use crate::pipeline::{Handle, Parts, Pipeline, Progress, StartError, Summary, Until};
 
 /// How a run is shown.
 #[derive(Debug, clap::Args)]
@@ -117,6 +117,22 @@ pub(super) fn run(checked: Checked, look: &Look, ends: Ends) -> Result<Ran, Fail
         tell(&summary, look, data_on_stdout).map_err(|e| Failure::output(&e))?;
         let complete = summary.complete() && !cut_short.load(Ordering::Relaxed);
         Ok(Ran { exit: exit(&summary, ends, complete), complete })
+    })
+}
+
+/// Runs parts that were put together elsewhere until all is delivered, or nothing could be for
+/// `patience`. A signal stops it, and gives the sinks `drain` more.
+pub(super) fn carry(parts: Parts, drain: Duration, patience: Duration) -> Result<Summary, Failure> {
+    let broken = |e: io::Error| Failure::new(Exit::Software, format!("cannot start the runtime: {e}"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(broken)?;
+    runtime.block_on(async {
+        let signals = Signals::new().map_err(broken)?;
+        let running = Pipeline::start(parts).await.map_err(|e| start_failure(&e))?;
+        let (handle, ends) = (running.handle(), Ends::WithInput(patience));
+        let watcher = tokio::spawn(watch(handle, signals, drain, ends, None, Arc::default()));
+        let summary = running.wait().await;
+        watcher.abort();
+        summary.map_err(|e| Failure::new(Exit::Software, assemble::chain(&e)))
     })
 }
 

@@ -149,6 +149,25 @@ impl Options {
         })
     }
 
+    /// The flags that were given, in words, for a log; none of them is secret.
+    pub(super) fn told(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        let mut list = |flag: &str, values: &[String]| {
+            if !values.is_empty() {
+                out.push(format!("{flag} {}", values.join(" or ")));
+            }
+        };
+        list("provider", &self.provider);
+        list("event", &self.event);
+        list("process", &self.process.iter().map(u64::to_string).collect::<Vec<_>>());
+        let when = |w: When| time::format_rfc3339(w.resolve(0));
+        list("since", &self.since.map(when).into_iter().collect::<Vec<_>>());
+        list("until", &self.until.map(when).into_iter().collect::<Vec<_>>());
+        list("ETW level", &self.etw_level.iter().map(u8::to_string).collect::<Vec<_>>());
+        list("keyword", &self.keyword.iter().map(|k| format!("{k:#x}")).collect::<Vec<_>>());
+        out
+    }
+
     /// Whether any flag was given.
     pub(super) fn given(&self) -> bool {
         !(self.provider.is_empty() && self.event.is_empty() && self.process.is_empty())
@@ -185,11 +204,16 @@ impl Filter {
     /// Decides by everything. Gaps pass whatever their process, level and keyword: they may
     /// stand for what was asked for.
     pub(super) fn event(&self, event: EventRef<'_>) -> bool {
-        if self.all {
-            return true;
-        }
+        self.all || self.judge(event, event.schema().provider_guid == own::PROVIDER_GUID)
+    }
+
+    /// As [`Filter::event`], without an exception for gaps.
+    pub(super) fn strictly(&self, event: EventRef<'_>) -> bool {
+        self.all || self.judge(event, false)
+    }
+
+    fn judge(&self, event: EventRef<'_>, gap: bool) -> bool {
         let (head, schema) = (event.head(), event.schema());
-        let gap = schema.provider_guid == own::PROVIDER_GUID;
         let in_head = if gap {
             self.in_time(head.time_ns)
         } else {
@@ -270,5 +294,6 @@ mod tests {
         let options = Options { process: vec![8], etw_level: Some(1), ..Options::default() };
         let filter = options.filter(0).unwrap();
         assert!(batch.iter().all(|e| filter.event(e)));
+        assert!(!batch.iter().any(|e| filter.strictly(e)), "it is not taken for what was asked for");
     }
 }

@@ -5,6 +5,7 @@
 
 mod audit;
 mod bench;
+mod buffer;
 mod chain;
 mod completions;
 mod convert;
@@ -74,6 +75,8 @@ enum Command {
     Pin(pin::Args),
     /// Remove events that should never have been collected, wherever they are.
     Purge(purge::Args),
+    /// Look at, mend, carry and empty the ring of a collector that does not run.
+    Buffer(buffer::Args),
     /// Measure this machine, from source to sink.
     Bench(bench::Args),
     /// Print the completion script of a shell.
@@ -106,7 +109,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command, logs: &logs::Options) -> Done {
     match command {
         // their configuration says how to log
-        Command::Run(_) | Command::Replay(_) => {}
+        Command::Run(_) | Command::Replay(_) | Command::Buffer(_) => {}
         _ => logs::start(logs, None),
     }
     match command {
@@ -122,6 +125,7 @@ fn run(command: Command, logs: &logs::Options) -> Done {
         Command::Receipts(args) => receipts::run(&args),
         Command::Pin(args) => pin::run(&args),
         Command::Purge(args) => purge::run(&args),
+        Command::Buffer(args) => buffer::run(&args, logs),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => completions::man(&args),

@@ -1,6 +1,7 @@
 //! The whole system, from outside: the program is started as a user starts it.
 
 mod azurite;
+mod buffer;
 #[cfg(unix)]
 mod control;
 mod crash;

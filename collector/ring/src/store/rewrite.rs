@@ -1,12 +1,12 @@
 //! Purging: segments are written again without what has to go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use tidegate_proto::level::LossReason;
 use tidegate_proto::wire::SchemaInterner;
 
-use super::frame::{HEADER_LEN, Header};
+use super::frame::{HEADER_LEN, Head, Header};
 use super::scan::{Found, scan};
 use super::writer::{Active, append_frame};
 use super::{Shared, segment_name};
@@ -20,6 +20,31 @@ struct Fresh {
     new: Block,
     bytes: Bytes,
     sifted: Option<Sifted>,
+}
+
+impl Fresh {
+    /// Adds what is left of the block to a frame, and what is gone.
+    fn put(&self, blocks: &mut Vec<Block>, gone: &mut Vec<Gone>, bodies: &mut Vec<Bytes>) {
+        if let Some(sifted) = &self.sifted
+            && let (Some(a), Some(b)) = (sifted.lost.first(), sifted.lost.last())
+        {
+            let events = sifted.lost.len() as u64;
+            gone.push(Gone { run: (a.0, b.0), events, reason: LossReason::Purged });
+        }
+        if self.new.events() > 0 {
+            blocks.push(self.new.clone());
+            bodies.push(self.bytes.clone());
+        }
+    }
+}
+
+/// Takes note of where the blocks of a frame are now.
+fn placed(head: &Head, fresh: &mut BTreeMap<u64, Fresh>) {
+    for block in head.blocks() {
+        if let Some(f) = fresh.get_mut(&block.first) {
+            f.new.place = block.place;
+        }
+    }
 }
 
 /// Leaves all as it is.
@@ -210,6 +235,7 @@ impl Shared {
         file.write_at(0, &header.encode())?;
         let len = HEADER_LEN as u64;
         let mut active = Active { number: header.number, file, salt: header.salt, len };
+        let mut orphans: BTreeSet<u64> = fresh.keys().copied().collect();
         for found in frames {
             let mut head = found.head;
             let mut bodies = Vec::new();
@@ -217,24 +243,21 @@ impl Shared {
                 let old = std::mem::take(blocks);
                 for block in old {
                     let Some(f) = fresh.get(&block.first) else { continue };
-                    if let Some(sifted) = &f.sifted
-                        && let (Some(a), Some(b)) = (sifted.lost.first(), sifted.lost.last())
-                    {
-                        let events = sifted.lost.len() as u64;
-                        gone.push(Gone { run: (a.0, b.0), events, reason: LossReason::Purged });
-                    }
-                    if f.new.events() > 0 {
-                        blocks.push(f.new.clone());
-                        bodies.push(f.bytes.clone());
-                    }
+                    orphans.remove(&block.first);
+                    f.put(blocks, gone, &mut bodies);
                 }
             }
             append_frame(&mut active, &mut head, &bodies)?;
-            for block in head.blocks() {
-                if let Some(f) = fresh.get_mut(&block.first) {
-                    f.new.place = block.place;
-                }
-            }
+            placed(&head, fresh);
+        }
+        // good blocks whose frame's head is damaged: only the book knew where they are
+        if !orphans.is_empty() {
+            let (mut blocks, mut gone, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
+            let known = orphans.iter().filter_map(|first| fresh.get(first));
+            known.for_each(|f| f.put(&mut blocks, &mut gone, &mut bodies));
+            let mut head = Head::Kept { blocks, gone };
+            append_frame(&mut active, &mut head, &bodies)?;
+            placed(&head, fresh);
         }
         active.file.sync()?;
         Ok(active)

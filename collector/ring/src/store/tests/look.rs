@@ -111,3 +111,32 @@ fn a_closed_ring_can_be_opened_again_while_someone_still_has_a_hand_on_it() {
     drop(old);
     assert_eq!(new.verify().expect("read").events, 2);
 }
+
+#[test]
+fn good_blocks_behind_a_damaged_head_live_through_a_purge_and_a_mending() {
+    let folder = tempfile::tempdir().expect("folder");
+    ring_of_six(folder.path());
+    let segment = files(folder.path()).into_keys().find(|n| n.ends_with(".seg")).expect("a segment");
+    let path = folder.path().join(segment);
+    let mut bytes = fs::read(&path).expect("read");
+    let magic = crate::store::frame::FRAME_MAGIC;
+    let heads: Vec<usize> = (0..bytes.len()).filter(|n| bytes[*n..].starts_with(magic)).collect();
+    // a note comes first; this is the head of a group
+    let at = heads[2] + 20;
+    bytes[at] ^= 0xff;
+    fs::write(&path, bytes).expect("damaged");
+
+    let ring = SledRing::open(folder.path(), options()).expect("opened");
+    assert!(ring.verify().expect("read").problem_count > 0);
+    assert_eq!(ring.mend().expect("mended"), 1);
+    let found = ring.verify().expect("read");
+    assert_eq!((found.events, found.problem_count), (6, 0), "{found:?}");
+    let rule = crate::testing::Above(tidegate_proto::level::TelemetryLevel::Enhanced);
+    assert_eq!(ring.purge(&rule).expect("purged").events, [0, 0, 0, 3]);
+    ring.close().expect("closed");
+    // also when the book is lost
+    fs::remove_dir_all(folder.path().join("book")).expect("removed");
+    let ring = SledRing::open(folder.path(), options()).expect("opened");
+    assert_eq!(ring.verify().expect("read").events, 3);
+    ring.account().check().expect("closes");
+}

@@ -14,7 +14,7 @@ use tidegate_proto::time::filetime_to_unix_ns;
 
 /// A batch is handed over when its events take more memory than this.
 const BATCH_BYTES: usize = 8 << 20;
-/// Memory for buffers that the pass for schemas has expanded.
+/// Memory for schemas and the buffers that the pass for them has expanded.
 const KEPT_BYTES: usize = 24 << 20;
 
 /// Reads a trace as events. Each record is one event; each lost or unreadable part is one more,
@@ -49,6 +49,7 @@ impl<'f, R: ReadAt> EventReader<'f, R> {
         let mut kept = Kept::up_to(KEPT_BYTES);
         let mut learn = |record: &Record<'_>| {
             decoder.learn(record);
+            decoder.learnt_bytes()
         };
         file.walk_some(RecordKind::explains, &mut learn, &mut kept)?;
         let start = file.header().clock.unix_ns(file.header().clock_start());

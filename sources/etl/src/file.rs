@@ -223,22 +223,27 @@ impl<R: ReadAt> EtlFile<R> {
     ///
     /// # Errors
     /// Only when the source fails; damage is in the result.
-    pub fn walk(&self, each: impl FnMut(&Record<'_>)) -> Result<Walk, EtlError> {
+    pub fn walk(&self, mut each: impl FnMut(&Record<'_>)) -> Result<Walk, EtlError> {
+        let each = |record: &Record<'_>| {
+            each(record);
+            0
+        };
         self.walk_some(|_| true, each, &mut Kept::default())
     }
 
     /// The same for records of the kinds that are `wanted`; all are counted. Puts expanded buffers
-    /// into `kept`.
+    /// into `kept`, as far as the memory that `each` says it takes itself leaves room.
     #[inline]
     pub(crate) fn walk_some(
         &self,
         wanted: impl Fn(RecordKind) -> bool,
-        mut each: impl FnMut(&Record<'_>),
+        mut each: impl FnMut(&Record<'_>) -> usize,
         kept: &mut Kept,
     ) -> Result<Walk, EtlError> {
         let (mut scratch, mut payload) = (Vec::new(), Vec::new());
         let mut problems = self.problems.clone();
         let mut walk = Walk::default();
+        let mut taken = 0;
         for (n, entry) in (0_u32..).zip(&self.index) {
             let problem = self.load(entry, &mut scratch, &mut payload)?;
             let sound = problem.is_none();
@@ -255,7 +260,7 @@ impl<R: ReadAt> EtlFile<R> {
                         if wanted(frame.kind)
                             && let Some(record) = frame.record(rest, entry.cpu)
                         {
-                            each(&record);
+                            taken = each(&record);
                         }
                     }
                     Err(reason) => {
@@ -266,9 +271,10 @@ impl<R: ReadAt> EtlFile<R> {
                 }
             }
             if sound && entry.compressed() {
-                kept.offer(n, &mut payload);
+                kept.offer(n, &mut payload, taken);
             }
         }
+        kept.fit(taken);
         walk.problem_count = problems.total;
         walk.problems = problems.list;
         Ok(walk)
@@ -280,21 +286,31 @@ impl<R: ReadAt> EtlFile<R> {
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     payloads: HashMap<u32, Vec<u8>>,
-    /// Bytes that may still be kept.
-    room: usize,
+    bytes: usize,
+    limit: usize,
 }
 
 impl Kept {
-    /// Keeps up to `bytes` of memory.
-    pub(crate) fn up_to(bytes: usize) -> Kept {
-        Kept { payloads: HashMap::new(), room: bytes }
+    /// Keeps up to `limit` bytes of memory.
+    pub(crate) fn up_to(limit: usize) -> Kept {
+        Kept { limit, ..Kept::default() }
     }
 
-    /// Takes the payload of buffer number `n` if there is room.
-    fn offer(&mut self, n: u32, payload: &mut Vec<u8>) {
-        if let Some(room) = self.room.checked_sub(payload.capacity() + KEPT_COST) {
-            self.room = room;
+    /// Takes the payload of buffer number `n` if there is room beside `taken` bytes of others.
+    fn offer(&mut self, n: u32, payload: &mut Vec<u8>, taken: usize) {
+        self.fit(taken);
+        let more = payload.capacity() + KEPT_COST;
+        if self.bytes + more + taken <= self.limit {
+            self.bytes += more;
             self.payloads.insert(n, std::mem::take(payload));
+        }
+    }
+
+    /// Gives all back if they leave no room for `taken` bytes of others.
+    fn fit(&mut self, taken: usize) {
+        if self.bytes + taken > self.limit {
+            self.payloads = HashMap::new();
+            self.bytes = 0;
         }
     }
 

@@ -101,6 +101,11 @@ impl Chunks {
         None
     }
 
+    /// Bytes of chunks whose manifest is not complete.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn forget(&mut self) {
         self.sets.clear();
         self.bytes = 0;

@@ -2,7 +2,7 @@
 //! their sources. Numbers of the groups: the kernel trace headers, as listed in dissect.etl's
 //! `utils.py`.
 
-use super::plan::{Count, Len, Op, Wire};
+use super::plan::{Count, Len, MAX_SLOTS, NO_SLOT, Op, Wire};
 use crate::record::{Identity, Record};
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -162,8 +162,9 @@ impl Layout {
             return Some(());
         }
         let (name, kind) = text.split_once(':')?;
-        let (kind, count) = match kind.strip_suffix('*') {
-            Some(kind) => (kind, Count::Rest),
+        let (kind, count) = match kind.split_once('*') {
+            Some((kind, "")) => (kind, Count::Rest),
+            Some((kind, counter)) => (kind, Count::Slot(self.slot(counter)?)),
             None => (kind, Count::One),
         };
         let (kind, units) = match kind.strip_suffix(']').and_then(|k| k.split_once('[')) {
@@ -181,6 +182,17 @@ impl Layout {
             self.fields.push(FieldDef { name: name.to_owned(), tags: 0 });
         }
         Some(())
+    }
+
+    /// Where the number in an earlier field is kept.
+    fn slot(&mut self, field: &str) -> Option<u8> {
+        let name = u32::try_from(self.fields.iter().position(|f| f.name == field)?).ok()?;
+        let used = self.ops.iter().filter(|op| op.slot != NO_SLOT).count();
+        let op = self.ops.iter_mut().find(|op| op.name == name)?;
+        if op.slot == NO_SLOT {
+            op.slot = u8::try_from(used).ok().filter(|n| usize::from(*n) < MAX_SLOTS)?;
+        }
+        Some(op.slot)
     }
 
     fn fits(&self, kind: u8, version: u16) -> bool {

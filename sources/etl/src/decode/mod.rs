@@ -116,6 +116,11 @@ impl PayloadDecoder {
         found.schema.is_none() && found.traits.is_some_and(|t| self.learn_traits(record, t))
     }
 
+    /// Memory that the schemas learnt so far take, about.
+    pub(crate) fn learnt_bytes(&self) -> usize {
+        self.schemas.learnt_bytes()
+    }
+
     /// Remembers the name of a provider.
     fn learn_traits(&mut self, record: &Record<'_>, traits: &[u8]) -> bool {
         let known = self.names.contains_key(&record.provider);

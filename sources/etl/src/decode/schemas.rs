@@ -47,7 +47,8 @@ pub(crate) struct Schemas {
 /// A compiled schema.
 pub(crate) type Compiled = (SchemaParts, Vec<Op>);
 
-fn compiled((mut parts, build): (SchemaParts, Builder)) -> Compiled {
+fn compiled((mut parts, mut build): (SchemaParts, Builder)) -> Compiled {
+    build.whole_stacks();
     parts.fields = build.fields;
     (parts, build.ops)
 }
@@ -117,6 +118,12 @@ impl Schemas {
         self.carried_items += items;
         self.carried.entry(provider).or_default().extend(own);
         true
+    }
+
+    /// Memory of what was learnt from the trace, about. A manifest takes more when it is read than
+    /// its text did.
+    pub(crate) fn learnt_bytes(&self) -> usize {
+        self.info_bytes + 3 * self.carried_bytes + self.chunks.bytes()
     }
 
     /// Adds a manifest given by the user; returns the number of events it describes.

@@ -62,6 +62,25 @@ impl Builder {
         })
     }
 
+    /// The .NET runtime's stack events end with `Stack`, of which the schema says two addresses;
+    /// `FrameCount` says how many there are.
+    /// Source: ClrStackWalkTraceData of perfview's ClrTraceEventParser.cs (MIT).
+    pub(crate) fn whole_stacks(&mut self) {
+        let place = |name: &str| self.fields.iter().position(|f| f.name == name);
+        let (Some(frames), Some(stack)) = (place("FrameCount"), place("Stack")) else { return };
+        // Without structs, an op stands for each field.
+        let last = self.ops.len().checked_sub(1);
+        let fixed = self.ops.get(stack).is_some_and(|op| matches!(op.count, Count::Fixed(_)));
+        if last == Some(stack)
+            && self.fields.len() == self.ops.len()
+            && fixed
+            && let Some(slot) = self.slot(frames)
+            && let Some(op) = self.op(stack)
+        {
+            op.count = Count::Slot(slot);
+        }
+    }
+
     fn len(&mut self, input: u16, wire: Wire, len: Amount) -> Option<Len> {
         let unit = if wire == Wire::Utf16 { 2 } else { 1 };
         let sized = matches!(

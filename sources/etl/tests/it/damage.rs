@@ -1,5 +1,6 @@
 //! Cut and altered traces: never a panic, the good part delivered, the bad part named.
 
+use crate::build;
 use crate::data::{Rng, trace, traces};
 use tidegate_etl::{EtlError, EtlFile, EventReader, PayloadDecoder, Reason, RecordReader};
 use tidegate_proto::batch::Batch;
@@ -98,6 +99,71 @@ fn a_damaged_buffer_does_not_hide_the_next() {
         let first = &walk.problems[0];
         assert!(first.offset >= 3 * buffer as u64 && first.offset < 4 * buffer as u64, "{first}");
     }
+}
+
+#[test]
+fn time_that_runs_backwards_loses_no_event() {
+    let at = |n: u64| build::START_TICKS.wrapping_add(n);
+    let backwards: Vec<_> = (0..50).rev().map(|n| build::system(2, 3, 99, at(n), &[n as u8])).collect();
+    // Before the session, at the end of time, and one of another CPU between.
+    let odd = [0, u64::MAX, at(7)].map(|t| build::system(2, 3, 99, t, &[]));
+    let bytes = build::Trace::new().buffer(0, 1, 0, &backwards).buffer(1, 2, 0, &odd).bytes();
+    assert_eq!(read(&bytes), Some(54));
+    decode(&bytes);
+}
+
+#[test]
+fn structs_deeper_than_any_event_needs_stay_raw() {
+    let deep = |n: usize| {
+        let fields: Vec<_> =
+            (0..n).map(|_| build::field("s", &[0x98, 1])).chain([build::field("n", &[4])]).collect();
+        let meta = build::metadata(&[0], "E", &fields);
+        let bytes = build::Trace::new()
+            .buffer(
+                0,
+                1,
+                0,
+                &[build::event(build::Event::default(), build::START_TICKS, &[(11, meta)], &[5])],
+            )
+            .bytes();
+        let file = EtlFile::open(&bytes[..]).unwrap();
+        let mut reader = EventReader::new(&file, PayloadDecoder::new("deep.etl")).unwrap();
+        let mut batch = Batch::new();
+        reader.next_batch(&mut batch, 10).unwrap();
+        batch.get(1).unwrap().schema().decoder
+    };
+    use tidegate_proto::schema::Decoder;
+    assert_eq!((deep(3), deep(1000)), (Decoder::TraceLogging, Decoder::None));
+}
+
+/// Cut, bent and turned-back traces say which file, where and why.
+#[test]
+fn a_damaged_part_becomes_a_gap_with_file_place_and_reason() {
+    let mut bytes = trace("tx/HTTP_Server");
+    let step = EtlFile::open(&bytes[..]).unwrap().header().buffer_size as usize;
+    bytes[3 * step + 72..3 * step + 76].copy_from_slice(&[0xFF, 0xFF, 0x13, 0xC0]);
+    bytes.truncate(10 * step + 100);
+    let file = EtlFile::open(&bytes[..]).unwrap();
+    let mut reader = EventReader::new(&file, PayloadDecoder::new("bent.etl")).unwrap();
+    let mut batch = Batch::new();
+    while reader.next_batch(&mut batch, usize::MAX).unwrap() {}
+    let mut gaps = Vec::new();
+    for event in batch.iter().filter(|e| e.schema().event_name == "Gap") {
+        let mut text = Vec::new();
+        tidegate_proto::json::write_fields(&mut text, event.fields());
+        gaps.push(serde_json::from_slice::<serde_json::Value>(&text).unwrap());
+    }
+    let found = |offset: usize, why: &str| {
+        gaps.iter().any(|g| {
+            g["origin"] == "bent.etl"
+                && g["reason"] == "damaged"
+                && g["offset"] == offset
+                && g["detail"].as_str().is_some_and(|d| d.contains(why))
+        })
+    };
+    assert!(found(3 * step + 72, "impossible record size 65535"), "{gaps:?}");
+    assert!(found(10 * step, "the file ends inside a buffer"), "{gaps:?}");
+    assert!(batch.len() > 100);
 }
 
 #[test]

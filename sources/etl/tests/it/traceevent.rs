@@ -80,6 +80,65 @@ fn kernel_events_have_the_names_of_traceevent() {
     assert!(checked > 40, "{checked}");
 }
 
+#[test]
+fn the_system_configuration_is_decoded_to_the_last_byte() {
+    let mut checked = HashMap::new();
+    for_each("net.4.5.2.x64", |e| {
+        let name = e.schema().event_name.clone();
+        if name.starts_with("SystemConfig") || name.starts_with("SysConfig") {
+            assert!(e.raw().is_empty() && e.fields().next().is_some(), "{e:?}");
+            let mut text = Vec::new();
+            json::write_fields(&mut text, e.fields());
+            let fields: Value = serde_json::from_slice(&text).unwrap();
+            *checked.entry(name.clone()).or_default() += 1;
+            match name.as_str() {
+                "SystemConfig/CPU" => {
+                    assert_eq!(fields["HighestUserAddress"], "0x7fffffeffff");
+                    assert_eq!(
+                        (&fields["ProcessorArchitecture"], &fields["NxEnabled"]),
+                        (&9.into(), &1.into())
+                    );
+                }
+                "SystemConfig/DPI" => assert_eq!(fields["MachineDpi"], 96),
+                "SystemConfig/OpticalMedia" => {
+                    assert_eq!(
+                        (&fields["BytesPerSector"], &fields["FileSystemName"]),
+                        (&2048.into(), &"UDF".into())
+                    );
+                    assert_eq!(fields["ManufacturerName"], "Msft    ");
+                }
+                "SystemConfig/PnP" if fields["DeviceId"] == "ACPI\\PNP0501\\1" => {
+                    assert_eq!(fields["UpperFilters"], serde_json::json!(["serenum"]));
+                    assert_eq!(fields["LowerFilters"], serde_json::json!([]));
+                }
+                _ => {}
+            }
+        }
+    });
+    assert_eq!((checked["SystemConfig/PnP"], checked["SystemConfig/CPU"]), (78, 1), "{checked:?}");
+}
+
+#[test]
+fn the_stacks_of_the_net_runtime_are_whole() {
+    let mut stacks = 0;
+    for_each("net.4.5.2.x64", |e| {
+        if e.schema().event_name != "CLRStack/CLRStackWalk" {
+            return;
+        }
+        let mut frames = None;
+        for field in e.fields() {
+            match (field.name, field.value) {
+                (Some("FrameCount"), ValueRef::U32(n)) => frames = Some(n as usize),
+                (Some("Stack"), ValueRef::Array(stack)) => assert_eq!(Some(stack.count()), frames),
+                _ => {}
+            }
+        }
+        assert!(e.raw().is_empty() && frames.is_some(), "{e:?}");
+        stacks += 1;
+    });
+    assert_eq!(stacks, 14_983);
+}
+
 /// A value as the baseline writes it; `None` for what it writes in ways of its own.
 fn plain(value: ValueRef<'_>) -> Option<String> {
     let mut text = Vec::new();

@@ -15,6 +15,7 @@ use crate::files::{FileList, Playback, Turn};
 use crate::pace::{Pace, Timestamp, Window};
 use crate::position::Position;
 use crate::source::{BoxFuture, Outlet, Source, SourceEnd, SourceError, SourceInfo};
+use crate::system::DecoderChoice;
 
 /// Events between two looks at a batch's size.
 const STRIDE: usize = 64;
@@ -28,6 +29,9 @@ pub struct EtlConfig {
     /// Instrumentation manifests (`.man`) that describe events the traces do not.
     #[serde(default)]
     pub manifests: Vec<PathBuf>,
+    /// Who explains events that neither the traces nor the manifests do.
+    #[serde(default)]
+    pub decoder: DecoderChoice,
     /// How fast.
     #[serde(default)]
     pub speed: Pace,
@@ -46,7 +50,15 @@ impl EtlConfig {
     /// Settings that replay `paths` once, flat out.
     #[must_use]
     pub fn new(paths: Vec<PathBuf>) -> EtlConfig {
-        EtlConfig { paths, manifests: Vec::new(), speed: Pace::FlatOut, from: None, to: None, repeat: false }
+        EtlConfig {
+            paths,
+            manifests: Vec::new(),
+            decoder: DecoderChoice::Own,
+            speed: Pace::FlatOut,
+            from: None,
+            to: None,
+            repeat: false,
+        }
     }
 
     /// Checks what the types cannot.
@@ -69,6 +81,8 @@ impl EtlConfig {
     pub fn build(self, name: &str, position: Option<&[u8]>) -> Result<EtlSource, SourceError> {
         self.check().map_err(|why| SourceError::Input { what: format!("source \"{name}\""), why })?;
         let position = Position::decode(name, position)?;
+        // said before it runs
+        self.decoder.schemas(name)?;
         Ok(EtlSource { name: Arc::from(name), config: self, position })
     }
 }
@@ -107,6 +121,9 @@ impl Source for EtlSource {
                         what: path.display().to_string(),
                         why: e.to_string(),
                     })?;
+                }
+                if let Some(system) = config.decoder.schemas(&turn.path.display().to_string())? {
+                    decoder.set_system(system);
                 }
                 replay(feed, turn, decoder)?;
             }

@@ -17,7 +17,9 @@ pub mod pace;
 mod position;
 mod source;
 pub mod synthetic;
+mod system;
 
 pub use config::{Replay, SourceConfig};
 pub use content::{Kind, detect};
 pub use source::{Closed, Intake, Item, Offer, Outlet, Source, SourceEnd, SourceError, SourceInfo, intake};
+pub use system::DecoderChoice;

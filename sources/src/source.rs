@@ -61,6 +61,9 @@ pub enum SourceError {
         /// What it needs.
         needs: String,
     },
+    /// The account lacks a right; the text says which and what mends it.
+    #[error("{0}")]
+    Denied(String),
     /// The session could not be started or was lost.
     #[error("{0}")]
     Session(String),

@@ -15,7 +15,7 @@ use crate::api::{self, Api};
 use crate::assemble::{self, AssembleError, Checked};
 use crate::config::ConfigError;
 use crate::dispatch::DispatchError;
-use crate::pipeline::{Handle, Parts, Pipeline, Progress, StartError, Summary, Until};
+use crate::pipeline::{Failed, Handle, Parts, Pipeline, Progress, StartError, Summary, Until};
 
 /// How a run is shown.
 #[derive(Debug, clap::Args)]
@@ -140,6 +140,13 @@ fn exit(summary: &Summary, ends: Ends, complete: bool) -> Exit {
     if summary.account_error.is_some() {
         return Exit::Software;
     }
+    let failed = |kind: Failed| summary.sources.iter().any(|s| s.failed == Some(kind));
+    if failed(Failed::Denied) {
+        return Exit::NoPermission;
+    }
+    if failed(Failed::Unavailable) {
+        return Exit::Unavailable;
+    }
     if summary.sources.iter().any(|s| s.error.is_some() || s.problem_count > 0) {
         return Exit::Data;
     }
@@ -205,6 +212,15 @@ async fn watch(
                 if let Some(bar) = &bar {
                     bar.set_message(line(&progress));
                     bar.tick();
+                }
+                if matches!(ends, Ends::WhenStopped)
+                    && !asked
+                    && progress.sources_running == 0
+                    && progress.sources_failed > 0
+                {
+                    asked = true;
+                    tracing::error!("every source has ended, and not as it should: stopping");
+                    handle.stop(drain);
                 }
                 if let Ends::WithInput(patience) = ends
                     && !asked

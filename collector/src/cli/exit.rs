@@ -17,6 +17,8 @@ pub(super) enum Exit {
     Data = 65,
     /// The input is not there or may not be read.
     NoInput = 66,
+    /// What a source listens to is not to be had, or another has it.
+    Unavailable = 69,
     /// A defect of the program.
     Software = 70,
     /// The output cannot be made.

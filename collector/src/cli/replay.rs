@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize as _;
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_ring::FullPolicy;
-use tidegate_sources::{SourceConfig, SourceError};
+use tidegate_sources::{DecoderChoice, SourceConfig, SourceError};
 use toml::{Table, Value};
 
 use super::daemon::{self, Ends, Look};
@@ -59,6 +59,10 @@ pub(super) struct Args {
     /// Instrumentation manifest (.man) for traces that do not explain themselves. May be repeated.
     #[arg(long, value_name = "FILE")]
     manifest: Vec<PathBuf>,
+    /// Who explains events of traces that nothing else does: own, or system (on Windows: what is
+    /// registered with it).
+    #[arg(long, value_name = "WHO", default_value = "own", value_parser = str::parse::<DecoderChoice>)]
+    decoder: DecoderChoice,
     /// Give up when nothing could be delivered for so long; what is left is kept.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = units::duration)]
     patience: Duration,
@@ -146,6 +150,9 @@ fn sources(args: &Args) -> Result<Vec<SourceSection>, Failure> {
         if kind == "etl" && !args.manifest.is_empty() {
             let manifests = args.manifest.iter().map(|m| text(&m.to_string_lossy()));
             table.insert("manifests".into(), Value::Array(manifests.collect()));
+        }
+        if kind == "etl" && args.decoder == DecoderChoice::System {
+            table.insert("decoder".into(), text("system"));
         }
         // the same files go on where an interrupted replay was; others begin anew
         let name = format!("replay-{kind}-{:016x}", fnv(paths.join("\n").as_bytes()));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tidegate_etl::{EtlError, EtlFile, EventReader, PayloadDecoder, Problem};
 use tidegate_proto::batch::{Batch, EventRef, NO_CPU, NO_ID};
 use tidegate_proto::{guid, json, time};
+use tidegate_sources::DecoderChoice;
 
 use super::exit::{Exit, Failure};
 use super::filter::Filter;
@@ -79,6 +80,10 @@ pub(super) struct Decoding {
     /// repeated.
     #[arg(long, value_name = "FILE")]
     manifest: Vec<PathBuf>,
+    /// Who explains events that neither the trace nor a manifest does: own, or system (on Windows:
+    /// what is registered with it).
+    #[arg(long, value_name = "WHO", default_value = "own", value_parser = str::parse::<DecoderChoice>)]
+    decoder: DecoderChoice,
 }
 
 impl Decoding {
@@ -91,6 +96,13 @@ impl Decoding {
                 Failure::new(Exit::Data, format!("{}: {}", path.display(), assemble::chain(&e)))
                     .hint("give an instrumentation manifest (.man, XML)")
             })?;
+        }
+        let system = self.decoder.schemas(origin).map_err(|e| {
+            Failure::new(Exit::Unavailable, e.to_string())
+                .hint("leave --decoder system out, or run on Windows")
+        })?;
+        if let Some(system) = system {
+            decoder.set_system(system);
         }
         Ok(decoder)
     }

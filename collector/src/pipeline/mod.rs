@@ -30,7 +30,7 @@ use crate::gate::{Gate, Rules, UnknownSwitch};
 use crate::intake::{self as intake_task, Counters};
 
 pub use running::{Handle, RunError, Running};
-pub use summary::{Progress, SinkProgress, SourceSummary, Summary, account_view};
+pub use summary::{Failed, Progress, SinkProgress, SourceSummary, Summary, account_view};
 
 /// When a run ends by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -209,6 +209,7 @@ impl Pipeline {
             deadline: watch::Sender::new(None),
             sources_running: Default::default(),
             pins: options.pins,
+            sources_failed: Default::default(),
             alarms: Default::default(),
         };
         let parts = running::Tasks {

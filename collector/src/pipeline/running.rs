@@ -20,7 +20,7 @@ use tracing::{error, warn};
 
 use super::pins;
 use super::summary::since;
-use super::{Progress, SourceSummary, Summary, Until};
+use super::{Failed, Progress, SourceSummary, Summary, Until};
 use crate::clock::now_ns;
 use crate::control::Control;
 use crate::dispatch::{Dispatcher, Phase, Stats};
@@ -51,6 +51,7 @@ pub(super) struct Shared {
     pub deadline: watch::Sender<Option<Instant>>,
     pub sources_running: AtomicUsize,
     pub pins: PinMonitor,
+    pub sources_failed: AtomicUsize,
     /// What stands apart from the sinks' and the level's own alarms.
     pub alarms: Mutex<Vec<String>>,
 }
@@ -209,6 +210,7 @@ impl Shared {
             stored: self.counters.stored(),
             stored_bytes: self.counters.stored_bytes(),
             sources_running: self.sources_running.load(Ordering::Relaxed),
+            sources_failed: self.sources_failed.load(Ordering::Relaxed),
             sinks: self.stats.iter().map(|(n, s)| (n.clone(), s.progress())).collect(),
             alarms: self.alarms(),
         }
@@ -276,8 +278,12 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
                 early = Some(done);
             }
             Some(done) = running.join_next_with_id(), if !running.is_empty() => {
+                let summary = source_summary(&ended, done);
+                if summary.failed.is_some() {
+                    shared.sources_failed.fetch_add(1, Ordering::Relaxed);
+                }
                 shared.sources_running.fetch_sub(1, Ordering::Relaxed);
-                summaries.push(source_summary(&ended, done));
+                summaries.push(summary);
             }
             () = &mut stop_at => break,
             () = shared.stop.cancelled(), if running.is_empty() => break,
@@ -299,6 +305,7 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
             problems: Vec::new(),
             problem_count: 0,
             error: None,
+            failed: None,
         });
     }
     running.shutdown().await;
@@ -379,8 +386,14 @@ fn source_summary(
         Err(e) => e.id(),
     };
     let name = names.iter().find(|(i, _)| *i == id).map(|(_, n)| n.clone()).unwrap_or_default();
-    let mut summary =
-        SourceSummary { name, stopped: false, problems: Vec::new(), problem_count: 0, error: None };
+    let mut summary = SourceSummary {
+        name,
+        stopped: false,
+        problems: Vec::new(),
+        problem_count: 0,
+        error: None,
+        failed: None,
+    };
     match done {
         Ok((_, (Ok(end), _))) => {
             summary.stopped = end.stopped;
@@ -390,6 +403,11 @@ fn source_summary(
         }
         Ok((_, (Err(e), stopped))) => {
             summary.stopped = stopped;
+            summary.failed = Some(match &e {
+                SourceError::Denied(_) => Failed::Denied,
+                SourceError::Session(_) | SourceError::Unsupported { .. } => Failed::Unavailable,
+                _ => Failed::Input,
+            });
             let mut text = e.to_string();
             let mut next = std::error::Error::source(&e);
             while let Some(e) = next {
@@ -403,6 +421,7 @@ fn source_summary(
         Err(e) => {
             error!(source = %summary.name, error = %e, "a source broke down");
             summary.error = Some(format!("it broke down: {e}"));
+            summary.failed = Some(Failed::Input);
         }
     }
     summary

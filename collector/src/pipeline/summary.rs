@@ -22,6 +22,8 @@ pub struct Progress {
     pub stored_bytes: u64,
     /// Sources that have not come to their end.
     pub sources_running: usize,
+    /// Sources that failed.
+    pub sources_failed: usize,
     /// Per sink.
     pub sinks: BTreeMap<String, SinkProgress>,
     /// What the operator must look at, in sentences.
@@ -64,6 +66,19 @@ pub struct SourceSummary {
     pub problem_count: u64,
     /// Why it failed.
     pub error: Option<String>,
+    /// What kind of failure that was.
+    pub failed: Option<Failed>,
+}
+
+/// What kind of failure ended a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// Its input cannot be read, or it broke down.
+    Input,
+    /// The account lacks a right.
+    Denied,
+    /// What it listens to is not to be had, or another has it.
+    Unavailable,
 }
 
 /// What a run did. `account` and `sinks` are this run's share of the ring's account; `total` is

@@ -31,7 +31,7 @@ mod summary;
 pub use buffer::BufferHeader;
 pub use clock::Clock;
 pub use compress::{CompressError, Compression};
-pub use decode::{Coverage, ManifestError, PayloadDecoder};
+pub use decode::{Coverage, EventSchema, ManifestError, PayloadDecoder, SchemaSource};
 pub use error::{EtlError, Problem, Reason};
 pub use events::EventReader;
 pub use file::{EtlFile, Walk};

@@ -172,6 +172,18 @@ pub struct Record<'a> {
     pub data: &'a [u8],
 }
 
+impl Record<'_> {
+    /// The class that the system knows a classic or kernel event by, with the opcode as type;
+    /// the provider of other records.
+    #[must_use]
+    pub fn class(&self) -> [u8; 16] {
+        match self.identity {
+            Identity::Kernel { group } => crate::decode::kernel_class(group, self.opcode),
+            _ => self.provider,
+        }
+    }
+}
+
 /// Where a record's parts lie, checked, and its time: all that putting records in order needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use tidegate_proto::guid;
 
-use super::names::guid_of_name;
+use super::names::{group_of_name, guid_of_name};
 use crate::source::{Source, SourceError};
+use crate::system::DecoderChoice;
 
 /// Settings of an `etw` source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +30,8 @@ pub struct EtwConfig {
     /// Buffers there are at most.
     #[serde(default = "max_buffers")]
     pub max_buffers: u32,
-    /// How often part-filled buffers are handed over, in milliseconds; whole seconds where
-    /// the system is older than Windows 10.
+    /// How often part-filled buffers are handed over, in milliseconds; rounded up to whole
+    /// seconds, the system's unit.
     #[serde(default = "flush_ms")]
     pub flush_ms: u32,
     /// Whether events of one provider get to this session even when another session of the
@@ -39,7 +40,7 @@ pub struct EtwConfig {
     pub independent: bool,
     /// Who explains events that carry no schema of their own.
     #[serde(default)]
-    pub decoder: EtwDecoder,
+    pub decoder: DecoderChoice,
 }
 
 /// One provider.
@@ -49,6 +50,11 @@ pub struct EtwProvider {
     /// Its GUID, or the name that it is registered by. A name that is not registered stands
     /// for the GUID that TraceLogging and EventSource providers make of theirs.
     pub provider: String,
+    /// Whether it names a group of providers, all of which are listened to: those that there
+    /// are and those that come. A group's name is one of `windows-telemetry`, `windows-core` and
+    /// `aria`; others are named by GUID.
+    #[serde(default)]
+    pub group: bool,
     /// Most verbose ETW level, 0 to 255.
     #[serde(default = "verbose")]
     pub level: u8,
@@ -123,16 +129,17 @@ impl KernelFlag {
     }
 }
 
-/// Who explains events without a schema of their own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EtwDecoder {
-    /// Tidegate alone; the same on every machine.
-    #[default]
-    Own,
-    /// The system's registered manifests where Tidegate knows no schema.
-    System,
-}
+/// Sessions of Windows itself, which are never taken over. Source: the documentation of
+/// AutoLogger and Global Logger sessions.
+const SYSTEM_SESSIONS: [&str; 7] = [
+    "NT Kernel Logger",
+    "Circular Kernel Context Logger",
+    "GlobalLogger",
+    "EventLog-Application",
+    "EventLog-Security",
+    "EventLog-System",
+    "DiagTrack-Listener",
+];
 
 fn session() -> String {
     "Tidegate".to_owned()
@@ -169,7 +176,11 @@ impl EtwProvider {
 
     /// The GUID that it is named by, or that it makes of its name.
     pub(crate) fn own_guid(&self) -> [u8; 16] {
-        guid::parse(&self.provider).unwrap_or_else(|| guid_of_name(&self.provider))
+        let by_name = || {
+            let group = if self.group { group_of_name(&self.provider) } else { None };
+            group.unwrap_or_else(|| guid_of_name(&self.provider))
+        };
+        guid::parse(&self.provider).unwrap_or_else(by_name)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -179,6 +190,12 @@ impl EtwProvider {
         }
         if name.starts_with('{') && guid::parse(name).is_none() {
             return Err(format!("provider \"{name}\" looks like a GUID and is none"));
+        }
+        if self.group && guid::parse(name).or_else(|| group_of_name(name)).is_none() {
+            return Err(format!(
+                "provider group \"{name}\" is not known by name; give its GUID, or windows-telemetry, \
+                 windows-core or aria"
+            ));
         }
         if !self.ids.is_empty() && !self.except_ids.is_empty() {
             return Err(format!("provider \"{name}\": use ids or except_ids, not both"));
@@ -207,7 +224,7 @@ impl EtwConfig {
             max_buffers: max_buffers(),
             flush_ms: flush_ms(),
             independent: true,
-            decoder: EtwDecoder::Own,
+            decoder: DecoderChoice::Own,
         }
     }
 
@@ -218,6 +235,12 @@ impl EtwConfig {
     pub fn check(&self) -> Result<(), String> {
         if self.session.is_empty() || self.session.chars().count() > 128 || self.session.contains('\0') {
             return Err("session must have 1 to 128 characters".to_owned());
+        }
+        if SYSTEM_SESSIONS.iter().any(|s| self.session.eq_ignore_ascii_case(s)) {
+            return Err(format!(
+                "session \"{}\" belongs to Windows; give this one another name",
+                self.session
+            ));
         }
         if self.providers.is_empty() && self.kernel.is_empty() {
             return Err("name at least one of providers or kernel".to_owned());
@@ -286,12 +309,14 @@ mod tests {
         };
         assert!(check(|c| c.session = String::new()).starts_with("session"));
         assert!(check(|c| c.session = "x".repeat(129)).starts_with("session"));
+        assert!(check(|c| c.session = "nt kernel logger".to_owned()).contains("belongs to Windows"));
         assert!(check(|c| c.providers.clear()).contains("providers or kernel"));
         assert!(check(|c| c.kernel.push(KernelFlag::Process)).contains("source of its own"));
         assert!(check(|c| c.buffer_kib = 2).starts_with("buffer_kib"));
         assert!(check(|c| c.min_buffers = 300).starts_with("max_buffers"));
         assert!(check(|c| c.flush_ms = 0).starts_with("flush_ms"));
         assert!(check(|c| c.providers[0].provider = "{12}".to_owned()).contains("looks like a GUID"));
+        assert!(check(|c| c.providers[0].group = true).contains("not known by name"));
         assert!(check(|c| c.providers[0].pids = vec![1; 9]).contains("8 processes"));
         assert!(check(|c| c.providers[0].ids = vec![1; 65]).contains("64 event ids"));
         assert!(
@@ -305,11 +330,23 @@ mod tests {
     }
 
     #[test]
+    fn a_group_is_named_by_guid_or_well_known_name() {
+        let group = |name: &str| EtwProvider { group: true, ..EtwProvider::new(name) };
+        let guid = "4f50731a-89cf-4782-b3e0-dce8c90476ba";
+        assert_eq!(guid::format(&group("windows-telemetry").own_guid()), guid);
+        assert_eq!(group(guid).own_guid(), group("windows-telemetry").own_guid());
+        // without the word it is the name of a provider
+        assert_ne!(EtwProvider::new("windows-telemetry").own_guid(), group("windows-telemetry").own_guid());
+        let config = EtwConfig::new(vec![group("windows-core"), group("aria"), group(guid)]);
+        assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
     fn unknown_keys_and_flags_are_errors() {
         let read = |json: &str| serde_json::from_str::<EtwConfig>(json).map_err(|e| e.to_string());
         let config = read(r#"{"kernel":["process","disk-io"],"decoder":"system"}"#).unwrap();
         assert_eq!(config.kernel.iter().map(|k| k.bit()).sum::<u32>(), 0x101);
-        assert_eq!(config.decoder, EtwDecoder::System);
+        assert_eq!(config.decoder, DecoderChoice::System);
         assert!(config.independent && config.buffer_kib == 256);
         assert!(read(r#"{"kernel":["processes"]}"#).unwrap_err().contains("unknown variant"));
         assert!(read(r#"{"providers":[{"provider":"x","stacks":true}]}"#).unwrap_err().contains("stacks"));

@@ -4,7 +4,7 @@
 mod config;
 mod names;
 #[cfg(windows)]
-mod windows;
+pub(crate) mod windows;
 
-pub use config::{EtwConfig, EtwDecoder, EtwProvider, KernelFlag};
+pub use config::{EtwConfig, EtwProvider, KernelFlag};
 pub use names::guid_of_name;

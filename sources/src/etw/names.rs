@@ -1,9 +1,25 @@
 //! GUIDs that providers make of their names.
 
+use tidegate_proto::guid;
+
 /// The namespace of provider names, in the order of its text. Source: the documentation of
 /// .NET's EventSource, which TraceLogging follows.
 const NAMESPACE: [u8; 16] =
     [0x48, 0x2c, 0x2d, 0xb2, 0xc3, 0x90, 0x47, 0xc8, 0x87, 0xf8, 0x1a, 0x15, 0xbf, 0xc1, 0x30, 0xfb];
+
+/// Provider groups that have a name. Source: TraceLogging's provider headers (the groups of
+/// Windows telemetry and of the Aria pipeline).
+const GROUPS: [(&str, &str); 3] = [
+    ("windows-telemetry", "4f50731a-89cf-4782-b3e0-dce8c90476ba"),
+    ("windows-core", "c7de053a-0c2e-4a44-91a2-5222ec2ecdf1"),
+    ("aria", "780dddc8-18a1-5781-895a-a690464fa89c"),
+];
+
+/// The GUID of a provider group by its name.
+pub(crate) fn group_of_name(name: &str) -> Option<[u8; 16]> {
+    let (_, guid) = GROUPS.iter().find(|(known, _)| *known == name)?;
+    guid::parse(guid)
+}
 
 /// The GUID that a TraceLogging or EventSource provider makes of its name: SHA-1 of the
 /// namespace and the name in upper case UTF-16BE.
@@ -62,7 +78,6 @@ fn sha1(data: &[u8]) -> [u8; 20] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidegate_proto::guid;
 
     #[test]
     fn sha1_of_the_standard_s_examples() {

@@ -152,6 +152,8 @@ impl Shared {
             Header { epoch: self.epoch, number, salt: segment.salt, created_ns: 0, kept: segment.kept };
         let file = self.disk.open(&name).map_err(failed)?;
         let old = scan(&*file, header).map_err(failed)?;
+        // Windows replaces no file that is open
+        drop(file);
         let mut fresh = BTreeMap::new();
         let mut matched = false;
         for block in blocks {

@@ -201,10 +201,6 @@ impl Cache {
         at
     }
 
-    pub(crate) fn get(&self, at: usize) -> Option<&Entry> {
-        self.entries.get(at)
-    }
-
     pub(crate) fn get_mut(&mut self, at: usize) -> Option<&mut Entry> {
         self.entries.get_mut(at)
     }

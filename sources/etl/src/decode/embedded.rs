@@ -96,6 +96,22 @@ pub(crate) fn compile(
     Some((parts, info.build))
 }
 
+/// Names of the value maps that a TRACE_EVENT_INFO refers to.
+pub(crate) fn map_names(b: &[u8]) -> Vec<String> {
+    let mut names = Vec::new();
+    let properties = b.get(FIXED..).unwrap_or_default().as_chunks::<PROPERTY>().0;
+    let count = u32_at(b, 100).unwrap_or(0) as usize;
+    for p in properties.iter().take(count) {
+        if u32_at(p, 0).is_some_and(|flags| flags & STRUCT == 0) && u32_at(p, 12).is_some_and(|o| o != 0) {
+            let name = bounded(b, u32_at(p, 12).unwrap_or(0) as usize, MAX_NAME);
+            if !name.is_empty() && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
 struct Info<'a> {
     b: &'a [u8],
     map: &'a dyn Fn(&str) -> Option<Arc<ValueMap>>,

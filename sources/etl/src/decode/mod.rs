@@ -18,10 +18,11 @@ pub(crate) use cache::Hashing;
 use cache::{Cache, Entry, Key};
 pub use coverage::Coverage;
 pub(crate) use coverage::name_of;
+use embedded::InfoKey;
 pub(crate) use kernel::kernel_class;
 pub use manifest::ManifestError;
 use schemas::Schemas;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use tidegate_proto::batch::{Batch, Head};
 use tidegate_proto::own::{self, Gap};
 use tidegate_proto::schema::Decoder;
@@ -33,6 +34,31 @@ const LOST_EVENT: [u8; 16] =
     [0xe0, 0x9a, 0x39, 0x6a, 0xc6, 0x4b, 0xe9, 0x4d, 0x87, 0x0b, 0x36, 0x57, 0xf8, 0x94, 0x7e, 0x7e];
 /// Providers whose names are remembered.
 const MAX_NAMES: usize = 8_192;
+/// Kinds of events whose schema somebody else was asked for.
+const MAX_ASKED: usize = 65_536;
+
+/// What a [`SchemaSource`] knows of a kind of event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventSchema {
+    /// TRACE_EVENT_INFO, as TDH hands it out.
+    pub info: Vec<u8>,
+    /// EVENT_MAP_INFO of each value map that it names.
+    pub maps: Vec<Vec<u8>>,
+}
+
+impl EventSchema {
+    /// Names of the value maps that a TRACE_EVENT_INFO refers to, each once.
+    #[must_use]
+    pub fn map_names(info: &[u8]) -> Vec<String> {
+        embedded::map_names(info)
+    }
+}
+
+/// Somebody who can be asked for schemas: the system that the decoder runs on.
+pub trait SchemaSource: std::fmt::Debug + Send {
+    /// The schema of events like `record`; none when it is not known. Asked once for each kind.
+    fn schema(&mut self, record: &Record<'_>) -> Option<EventSchema>;
+}
 
 /// Turns records into events, with what it has learnt of their schemas.
 ///
@@ -45,6 +71,9 @@ pub struct PayloadDecoder {
     schemas: Schemas,
     names: HashMap<[u8; 16], Traits>,
     slots: run::Slots,
+    system: Option<Box<dyn SchemaSource>>,
+    /// Kinds of events that `system` was asked for.
+    asked: HashSet<InfoKey>,
     /// Where gap events say they come from.
     origin: String,
 }
@@ -90,16 +119,31 @@ impl PayloadDecoder {
         self.schemas.map(provider, map)
     }
 
-    /// Whether a schema for records like this one is known, be it in the record itself. For a
-    /// live source that asks the system for those that are missing.
-    #[must_use]
-    pub fn knows(&self, record: &Record<'_>) -> bool {
-        let found = ext::look(record.ext);
-        let key = Key::of(record, found.schema, found.traits);
-        if let Some(entry) = self.cache.find(&key).and_then(|at| self.cache.get(at)) {
-            return entry.decoder != Decoder::None;
+    /// Asks `system` for the schema of each kind of event that nothing else explains.
+    pub fn set_system(&mut self, system: Box<dyn SchemaSource>) {
+        self.system = Some(system);
+        self.asked.clear();
+        self.cache.clear();
+    }
+
+    /// Asks for the schema of a kind of event, once, whatever comes of it.
+    fn ask(&mut self, record: &Record<'_>) {
+        let Some(system) = &mut self.system else { return };
+        let Some(key) = schemas::key(record) else { return };
+        if self.asked.len() >= MAX_ASKED || self.asked.contains(&key) {
+            return;
         }
-        found.schema.is_some() || self.schemas.find(record).is_some()
+        let known = self.schemas.find(record);
+        if known.is_some_and(|(parts, _)| parts.decoder != Decoder::None) {
+            return;
+        }
+        self.asked.insert(key);
+        if let Some(found) = system.schema(record) {
+            for map in &found.maps {
+                self.schemas.map_of(&found.info, map);
+            }
+            self.schemas.info(&found.info, Decoder::Manifest);
+        }
     }
 
     /// Takes over the schema that a record carries, if it carries one; true if it did. For
@@ -151,6 +195,9 @@ impl PayloadDecoder {
         let index = match self.cache.find(&key) {
             Some(index) => index,
             None => {
+                if found.schema.is_none() {
+                    self.ask(record);
+                }
                 let entry = self.make(record, &found);
                 self.cache.insert(&key, entry)
             }

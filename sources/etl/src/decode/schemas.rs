@@ -94,6 +94,11 @@ impl Schemas {
         true
     }
 
+    /// The same, of the provider that a TRACE_EVENT_INFO belongs to.
+    pub(crate) fn map_of(&mut self, info: &[u8], blob: &[u8]) -> bool {
+        provider_of(info).is_some_and(|provider| self.map(provider, blob))
+    }
+
     /// Adds the manifest that an EventSource wrote. A damaged one is no schema.
     fn carry(&mut self, provider: [u8; 16], text: &[u8]) -> bool {
         if self.texts.len() >= MAX_CARRIERS && !self.texts.contains_key(&provider) {
@@ -144,18 +149,10 @@ impl Schemas {
 
     /// The schema of a record: the user's, then what merging embedded, then an EventSource's.
     pub(crate) fn find(&self, record: &Record<'_>) -> Option<Compiled> {
-        let key = match record.identity {
-            Identity::Event => InfoKey::Event(record.provider, record.id, record.version),
-            Identity::Classic => InfoKey::Classic(record.provider, record.opcode, record.version),
-            Identity::Kernel { group } => {
-                let class = super::kernel_class(group, record.opcode);
-                InfoKey::Classic(class, record.opcode, record.version)
-            }
-            Identity::Message { .. } => {
-                return Some((SchemaParts { decoder: Decoder::Wpp, ..SchemaParts::default() }, Vec::new()));
-            }
-            Identity::Other => return None,
-        };
+        if let Identity::Message { .. } = record.identity {
+            return Some((SchemaParts { decoder: Decoder::Wpp, ..SchemaParts::default() }, Vec::new()));
+        }
+        let key = key(record)?;
         // Kernel classes have layouts of their own; where there is only a name, an embedded
         // schema is better.
         let kernel = super::kernel::find(record);
@@ -179,6 +176,19 @@ impl Schemas {
             None => described(&self.carried, record, Decoder::EventSource).or(kernel),
         }
     }
+}
+
+/// What a TRACE_EVENT_INFO for a record is found by; none where there can be none.
+pub(super) fn key(record: &Record<'_>) -> Option<InfoKey> {
+    Some(match record.identity {
+        Identity::Event => InfoKey::Event(record.provider, record.id, record.version),
+        Identity::Classic => InfoKey::Classic(record.provider, record.opcode, record.version),
+        Identity::Kernel { group } => {
+            let class = super::kernel_class(group, record.opcode);
+            InfoKey::Classic(class, record.opcode, record.version)
+        }
+        Identity::Message { .. } | Identity::Other => return None,
+    })
 }
 
 /// The provider that a TRACE_EVENT_INFO belongs to.

@@ -4,7 +4,8 @@
 use crate::build::{self, Event, START_TICKS, Trace, utf16};
 use crate::events::{events, events_with};
 use serde_json::{Value, json};
-use tidegate_etl::{EtlFile, ManifestError, PayloadDecoder, RecordReader};
+use std::sync::{Arc, Mutex};
+use tidegate_etl::{EtlFile, EventSchema, ManifestError, PayloadDecoder, Record, RecordReader, SchemaSource};
 use tidegate_proto::batch::Batch;
 use tidegate_proto::guid;
 use tidegate_proto::schema::Decoder;
@@ -408,33 +409,61 @@ fn kernel_layouts_of_older_versions() {
     );
 }
 
-/// What a live source does: it has the record apart, and asks the system for a schema it lacks.
+/// A system that knows one event, with a value map; notes the ids it was asked for.
+#[derive(Debug)]
+struct System {
+    info: Vec<u8>,
+    map: Vec<u8>,
+    asked: Arc<Mutex<Vec<u16>>>,
+}
+
+impl SchemaSource for System {
+    fn schema(&mut self, record: &Record<'_>) -> Option<EventSchema> {
+        self.asked.lock().unwrap().push(record.id);
+        (record.id == 5).then(|| EventSchema { info: self.info.clone(), maps: vec![self.map.clone()] })
+    }
+}
+
 #[test]
-fn a_live_source_adds_the_schemas_of_the_system() {
-    let bytes = Trace::new().buffer(0, 1, 0, &[event(5, 0, at(1), &[4, 0, 0, 0])]).bytes();
-    let file = EtlFile::open(&bytes[..]).unwrap();
-    let mut decoder = PayloadDecoder::new("live");
-    let mut batch = Batch::new();
+fn the_system_is_asked_once_for_each_kind_that_nothing_else_explains() {
     let mut info = Info::new(5, 1, 1);
     info.label(52, "Sys");
     info.property(0, "mode", (8, 0), Some("modes"), 1, 4);
+    assert_eq!(EventSchema::map_names(&info.blob()), ["modes"]);
+    assert!(EventSchema::map_names(&info.blob()[..120]).is_empty());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let mut system: Option<Box<dyn SchemaSource>> = Some(Box::new(System {
+        info: info.blob(),
+        map: map("modes", 1, &[(4, "Four")])[16..].to_vec(),
+        asked: Arc::clone(&asked),
+    }));
+    let records = [(5, 0), (6, 1), (5, 2), (6, 3), (5, 4)].map(|(id, n)| event(id, 0, at(n), &[4, 0, 0, 0]));
+    let bytes = Trace::new().buffer(0, 1, 0, &records).bytes();
+    let file = EtlFile::open(&bytes[..]).unwrap();
+    let mut decoder = PayloadDecoder::new("live");
+    let mut batch = Batch::new();
     let mut reader = RecordReader::new(&file);
+    // the header, which everybody knows
     reader.next_record().unwrap();
-    let record = reader.next_record().unwrap().unwrap();
-    assert!(!decoder.knows(&record));
-    assert_eq!(decoder.decode(&record, 1, &mut batch), Decoder::None);
-    assert!(decoder.add_event_map(PROVIDER, &map("modes", 1, &[(4, "Four")])[16..]));
-    assert!(decoder.add_event_info(&info.blob()));
-    assert!(!decoder.add_event_info(&info.blob()));
-    assert!(decoder.knows(&record));
-    assert_eq!(decoder.decode(&record, 2, &mut batch), Decoder::Manifest);
+    let mut by = Vec::new();
+    let mut n = 0;
+    while let Some(record) = reader.next_record().unwrap() {
+        by.push(decoder.decode(&record, n, &mut batch));
+        if n == 0 {
+            // what was seen before is asked for too
+            decoder.set_system(system.take().unwrap());
+        }
+        n += 1;
+    }
+    assert_eq!(by, [Decoder::None, Decoder::None, Decoder::Manifest, Decoder::None, Decoder::Manifest]);
+    assert_eq!(*asked.lock().unwrap(), [6, 5]);
     let shown: Vec<String> = batch.iter().map(|e| format!("{e:?}")).collect();
     assert!(
-        shown[1].contains(r#""provider":"Sys""#) && shown[1].contains(r#""mode":"Four""#),
+        shown[2].contains(r#""provider":"Sys""#) && shown[2].contains(r#""mode":"Four""#),
         "{}",
-        shown[1]
+        shown[2]
     );
     let coverage = decoder.coverage();
-    let of = |d| coverage.iter().find(|c| c.decoder == d).map(|c| c.events);
-    assert_eq!((of(Decoder::None), of(Decoder::Manifest)), (Some(1), Some(1)));
+    let of = |d| coverage.iter().filter(|c| c.decoder == d).map(|c| c.events).sum::<u64>();
+    assert_eq!((of(Decoder::None), of(Decoder::Manifest)), (3, 2));
 }

@@ -47,9 +47,10 @@ fn processors() -> Vec<Processor> {
     // a system has 2,048 at most
     for name in key.enum_keys().take(4096).flatten() {
         let model = text(key.open_subkey(&name).ok().as_ref(), "ProcessorNameString");
+        let room = all.len() < MAX_LIST;
         match all.iter_mut().find(|p| p.model == model) {
             Some(p) => p.threads = p.threads.saturating_add(1),
-            None if all.len() < MAX_LIST => all.push(Processor { model, threads: 1, ..Processor::default() }),
+            None if room => all.push(Processor { model, threads: 1, ..Processor::default() }),
             None => {}
         }
     }

@@ -2,12 +2,15 @@
 //! left out, the state of providers, flushing.
 #![allow(unsafe_code)]
 
+use windows::Win32::Foundation::{CloseHandle, ERROR_ALREADY_EXISTS, GetLastError, HANDLE};
 use windows::Win32::System::Diagnostics::Etw::{
     CONTROLTRACE_HANDLE, ControlTraceW, ENABLE_TRACE_PARAMETERS, ENABLE_TRACE_PARAMETERS_VERSION_2,
-    EVENT_CONTROL_CODE_CAPTURE_STATE, EVENT_CONTROL_CODE_ENABLE_PROVIDER, EVENT_ENABLE_PROPERTY_STACK_TRACE,
-    EVENT_FILTER_DESCRIPTOR, EVENT_TRACE_CONTROL, EVENT_TRACE_CONTROL_FLUSH, EVENT_TRACE_CONTROL_QUERY,
-    EVENT_TRACE_CONTROL_STOP, EVENT_TRACE_PROPERTIES, EnableTraceEx2,
+    EVENT_CONTROL_CODE_CAPTURE_STATE, EVENT_CONTROL_CODE_ENABLE_PROVIDER,
+    EVENT_ENABLE_PROPERTY_PROVIDER_GROUP, EVENT_ENABLE_PROPERTY_STACK_TRACE, EVENT_FILTER_DESCRIPTOR,
+    EVENT_TRACE_CONTROL, EVENT_TRACE_CONTROL_FLUSH, EVENT_TRACE_CONTROL_QUERY, EVENT_TRACE_CONTROL_STOP,
+    EVENT_TRACE_PROPERTIES, EVENT_TRACE_REAL_TIME_MODE, EnableTraceEx2,
 };
+use windows::Win32::System::Threading::CreateMutexW;
 use windows::core::PCWSTR;
 
 use super::raw::guid_of;
@@ -31,6 +34,8 @@ pub(super) struct Stats {
     pub events_lost: u32,
     /// Buffers that were not taken in time.
     pub buffers_lost: u32,
+    /// Whether it is a session of the kind that this program begins: live, and to no file.
+    pub live_only: bool,
 }
 
 #[repr(C)]
@@ -59,7 +64,13 @@ fn control(session: &str, code: EVENT_TRACE_CONTROL) -> Result<Stats, Code> {
     let head = &properties.head;
     // SAFETY: both members of the union are plain numbers of the same bytes.
     let handle = unsafe { head.Wnode.Anonymous1.HistoricalContext };
-    Ok(Stats { handle, events_lost: head.EventsLost, buffers_lost: head.RealTimeBuffersLost })
+    let [_, [file, ..]] = properties.names;
+    Ok(Stats {
+        handle,
+        events_lost: head.EventsLost,
+        buffers_lost: head.RealTimeBuffersLost,
+        live_only: head.LogFileMode & EVENT_TRACE_REAL_TIME_MODE != 0 && file == 0,
+    })
 }
 
 /// Asks for a session's statistics.
@@ -108,7 +119,8 @@ fn enable(stats: Stats, provider: &EtwProvider, guid: &[u8; 16], code: u32) -> R
     }
     let parameters = ENABLE_TRACE_PARAMETERS {
         Version: ENABLE_TRACE_PARAMETERS_VERSION_2,
-        EnableProperty: if provider.stack { EVENT_ENABLE_PROPERTY_STACK_TRACE } else { 0 },
+        EnableProperty: if provider.stack { EVENT_ENABLE_PROPERTY_STACK_TRACE } else { 0 }
+            | if provider.group { EVENT_ENABLE_PROPERTY_PROVIDER_GROUP } else { 0 },
         EnableFilterDesc: filters.as_mut_ptr(),
         FilterDescCount: u32::try_from(filters.len()).unwrap_or(0),
         ..ENABLE_TRACE_PARAMETERS::default()
@@ -130,4 +142,33 @@ fn enable(stats: Stats, provider: &EtwProvider, guid: &[u8; 16], code: u32) -> R
         )
     };
     if status.0 == 0 { Ok(()) } else { Err(Code(status.0)) }
+}
+
+/// The right to a session's name on this machine, among collectors: what tells a session that a
+/// crash left behind from one that another collector runs.
+pub(super) struct Claim {
+    mutex: HANDLE,
+}
+
+impl Claim {
+    /// Claims a name; none when another collector has it.
+    pub(super) fn of(session: &str) -> Option<Claim> {
+        // a backslash would be a place in the system's tree of names
+        let name = format!("Global\\Tidegate-etw-{}", session.replace('\\', "/"));
+        let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
+        // SAFETY: the name ends with a zero and outlives the call.
+        let made = unsafe { CreateMutexW(None, false, PCWSTR::from_raw(name.as_ptr())) };
+        // SAFETY: no memory is passed; nothing was called since.
+        let there = unsafe { GetLastError() } == ERROR_ALREADY_EXISTS;
+        // one of another account may not even be opened: that is an error too
+        let claim = Claim { mutex: made.ok()? };
+        (!there).then_some(claim)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // SAFETY: the handle is open and closed only here.
+        let _ = unsafe { CloseHandle(self.mutex) };
+    }
 }

@@ -1,51 +1,45 @@
 //! What the callback does: copy, offer, return.
 
-use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ferrisetw::EventRecord;
-use tidegate_etl::{PayloadDecoder, Record};
+use tidegate_etl::{PayloadDecoder, SchemaSource};
 use tidegate_proto::batch::Batch;
 use tidegate_proto::own::{Gap, push_gap};
 use tidegate_proto::time::filetime_to_unix_ns;
 
-use super::raw::{system_schema, with_record};
-use crate::etw::EtwDecoder;
+use windows::Win32::System::Diagnostics::Etw::EVENT_RECORD;
+
+use super::raw::with_record;
 use crate::feed::{BATCH_BYTES, BATCH_EVENTS};
 use crate::source::{Offer, Outlet};
-
-/// Kinds of events whose schema the system was asked for.
-const MAX_ASKED: usize = 65_536;
 
 /// Shared by the callback and the source's own clock.
 pub(super) struct Live {
     state: Mutex<State>,
     out: Outlet,
     session: String,
+    /// Records that the decoder broke down on.
+    panics: AtomicU64,
 }
 
 struct State {
     decoder: PayloadDecoder,
-    system: bool,
-    asked: HashSet<([u8; 16], u16, u16)>,
     batch: Batch,
-    panics: u64,
     /// Nobody takes the events any more.
     closed: bool,
 }
 
 impl Live {
-    pub(super) fn new(session: &str, decoder: EtwDecoder, out: Outlet) -> Live {
-        let state = State {
-            decoder: PayloadDecoder::new(session),
-            system: decoder == EtwDecoder::System,
-            asked: HashSet::new(),
-            batch: out.batch(),
-            panics: 0,
-            closed: false,
-        };
-        Live { state: Mutex::new(state), out, session: session.to_owned() }
+    /// `system` is asked for the schemas that events do not carry.
+    pub(super) fn new(session: &str, system: Option<Box<dyn SchemaSource>>, out: Outlet) -> Live {
+        let mut decoder = PayloadDecoder::new(session);
+        if let Some(system) = system {
+            decoder.set_system(system);
+        }
+        let state = State { decoder, batch: out.batch(), closed: false };
+        Live { state: Mutex::new(state), out, session: session.to_owned(), panics: AtomicU64::new(0) }
     }
 
     /// A panic in here is caught below: the state is whole at every point (an event that is
@@ -56,16 +50,19 @@ impl Live {
 
     /// Takes one record. Never waits for room and never panics: ferrisetw ends the process
     /// on a panic that reaches it.
-    pub(super) fn take(&self, record: &EventRecord) {
-        let mut state = self.lock();
+    pub(super) fn take(&self, record: &EVENT_RECORD) {
         let caught = catch_unwind(AssertUnwindSafe(|| {
-            with_record(record, |r| state.decode(r, || system_schema(record)));
+            let mut state = self.lock();
+            let State { decoder, batch, .. } = &mut *state;
+            with_record(record, |r| {
+                decoder.decode(r, filetime_to_unix_ns(r.time.unwrap_or(0)), batch);
+            });
+            if state.batch.len() >= BATCH_EVENTS || state.batch.bytes() >= BATCH_BYTES {
+                self.offer(&mut state);
+            }
         }));
         if caught.is_err() {
-            state.panics += 1;
-        }
-        if state.batch.len() >= BATCH_EVENTS || state.batch.bytes() >= BATCH_BYTES {
-            self.offer(&mut state);
+            self.panics.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -82,7 +79,7 @@ impl Live {
         for gap in gaps {
             push_gap(&mut state.batch, gap);
         }
-        let panics = std::mem::take(&mut state.panics);
+        let panics = self.panics.swap(0, Ordering::Relaxed);
         if panics > 0 {
             let gap = Gap {
                 origin: self.session.clone(),
@@ -96,24 +93,5 @@ impl Live {
         }
         self.offer(&mut state);
         !state.closed
-    }
-}
-
-impl State {
-    fn decode(&mut self, record: &Record<'_>, ask: impl FnOnce() -> Option<Vec<u8>>) {
-        let kind = (record.provider, record.id, record.version);
-        if self.system
-            && self.asked.len() < MAX_ASKED
-            && !self.asked.contains(&kind)
-            && !self.decoder.knows(record)
-        {
-            // once for each kind, whatever comes of it
-            self.asked.insert(kind);
-            if let Some(info) = ask() {
-                self.decoder.add_event_info(&info);
-            }
-        }
-        let time_ns = filetime_to_unix_ns(record.time.unwrap_or(0));
-        self.decoder.decode(record, time_ns, &mut self.batch);
     }
 }

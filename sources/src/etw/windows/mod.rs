@@ -8,11 +8,17 @@
 //! * it drops what is in the buffers when a trace is closed: the session is flushed and
 //!   stopped first, and closed when all has come;
 //! * it refuses a session name that is in use: a session a crash left behind is stopped and
-//!   begun anew.
+//!   begun anew, one that is not ours is left alone;
+//! * it leaves the session behind when a provider cannot be enabled: it is stopped here;
+//! * it hands on only events whose provider was named: groups are read by [`consumer`].
 
+mod consumer;
 mod control;
 mod live;
 mod raw;
+mod tdh;
+
+pub(crate) use tdh::System;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,9 +27,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ferrisetw::native::EvntraceNativeError;
 use ferrisetw::provider::kernel_providers::KernelProvider;
 use ferrisetw::provider::{Provider, ProviderBuilder, TraceFlags};
-use ferrisetw::trace::{
-    KernelTrace, LoggingMode, RealTimeTraceTrait, TraceBuilder, TraceError, TraceProperties, UserTrace,
-};
+use ferrisetw::trace::{KernelTrace, LoggingMode, TraceError, TraceProperties, TraceTrait, UserTrace};
 use tidegate_proto::guid;
 use tidegate_proto::own::Gap;
 use tokio::sync::oneshot;
@@ -31,9 +35,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{EtwConfig, EtwProvider, KernelFlag};
 use crate::source::{BoxFuture, Outlet, Source, SourceEnd, SourceError, SourceInfo};
-use control::{Code, Stats};
+use consumer::Consumer;
+use control::{Claim, Code, Stats};
 use live::Live;
-use raw::{guid_bytes, guid_of};
+use raw::{guid_bytes, guid_of, raw};
 
 /// How often a session is asked what it lost, and a part-filled batch handed over.
 const TICK: Duration = Duration::from_secs(1);
@@ -84,9 +89,18 @@ impl Source for EtwSource {
     ) -> BoxFuture<'static, Result<SourceEnd, SourceError>> {
         Box::pin(async move {
             let EtwSource { config, .. } = *self;
-            let live = Arc::new(Live::new(&config.session, config.decoder, out));
+            let _claim = Claim::of(&config.session).ok_or_else(|| {
+                SourceError::Session(format!(
+                    "another collector on this machine runs the session \"{0}\": stop it, or give this source \
+                     another name with session = \"...\"; logman query \"{0}\" -ets shows the session",
+                    config.session
+                ))
+            })?;
+            let system = config.decoder.schemas(&config.session)?;
+            let live = Arc::new(Live::new(&config.session, system, out));
             let mut end = SourceEnd::default();
             let mut wait = BACK_OFF.0;
+            let mut ever = false;
             let mut gaps = Vec::new();
             loop {
                 let (starting, with) = (Arc::clone(&config), Arc::clone(&live));
@@ -94,14 +108,14 @@ impl Source for EtwSource {
                 let started = started.map_err(|_| died(&config.session))?;
                 let ended = match started {
                     Ok(session) => {
+                        ever = true;
                         live.tick(&std::mem::take(&mut gaps));
                         wait = BACK_OFF.0;
                         watch(session, &config, &live, &stop, &mut end).await
                     }
                     // what cannot work at first does not work later
-                    Err(Failure { code, words }) if end.problem_count == 0 || code == ACCESS_DENIED => {
-                        return Err(SourceError::Session(words));
-                    }
+                    Err(Failure { code: ACCESS_DENIED, words }) => return Err(SourceError::Denied(words)),
+                    Err(Failure { words, .. }) if !ever => return Err(SourceError::Session(words)),
                     Err(Failure { words, .. }) => words,
                 };
                 if stop.is_cancelled() {
@@ -227,22 +241,41 @@ struct Failure {
     words: String,
 }
 
-/// A session that runs.
+/// A session that runs; stopped when it is dropped, if it was not before.
 struct Session {
+    name: String,
+    /// Tells in words how processing ended.
     ended: oneshot::Receiver<String>,
-    /// Closes the trace when it is dropped.
     _trace: Trace,
 }
 
+/// What ferrisetw holds of a session.
 enum Trace {
-    User { _trace: UserTrace },
-    Kernel { _trace: KernelTrace },
+    User {
+        _trace: UserTrace,
+    },
+    Kernel {
+        _trace: KernelTrace,
+    },
+    /// Nothing: a [`Consumer`] reads it.
+    Own,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // gone already, mostly
+        let _ = control::stop(&self.name);
+    }
 }
 
 impl Session {
     fn start(config: &EtwConfig, live: &Arc<Live>) -> Result<Session, Failure> {
-        match Session::try_start(config, live) {
-            Err(Failure { code: ALREADY_EXISTS, .. }) => {
+        let started = match Session::try_start(config, live) {
+            Err(Failure { code: ALREADY_EXISTS, words }) => {
+                // no collector that runs has the name: a crash left it behind, or it is not ours
+                if !control::query(&config.session).is_ok_and(|stats| stats.live_only) {
+                    return Err(Failure { code: ALREADY_EXISTS, words });
+                }
                 tracing::info!(
                     session = config.session,
                     "a session of this name was left behind: stopping it"
@@ -251,7 +284,14 @@ impl Session {
                 Session::try_start(config, live)
             }
             other => other,
+        };
+        if let Err(Failure { code, .. }) = &started
+            && *code != ALREADY_EXISTS
+        {
+            // begun, perhaps, and then a provider could not be enabled
+            let _ = control::stop(&config.session);
         }
+        started
     }
 
     fn try_start(config: &EtwConfig, live: &Arc<Live>) -> Result<Session, Failure> {
@@ -260,7 +300,7 @@ impl Session {
             buffer_size: config.buffer_kib,
             min_buffer: config.min_buffers,
             max_buffer: config.max_buffers,
-            flush_timer: Duration::from_millis(u64::from(config.flush_ms)),
+            flush_timer: Duration::from_secs(u64::from(config.flush_ms.div_ceil(1000))),
             log_file_mode: if config.independent && config.kernel.is_empty() {
                 LoggingMode::EVENT_TRACE_REAL_TIME_MODE | LoggingMode::EVENT_TRACE_INDEPENDENT_SESSION_MODE
             } else {
@@ -269,30 +309,33 @@ impl Session {
         };
         let listen = |builder: ProviderBuilder| {
             let live = Arc::clone(live);
-            builder.add_callback(move |record, _| live.take(record)).build()
+            builder.add_callback(move |record, _| live.take(raw(record))).build()
         };
-        let lost = listen(Provider::by_guid(guid_of(&LOST_EVENT)));
+        let lost = Provider::by_guid(guid_of(&LOST_EVENT));
+        // nobody knows the providers of a group: all events go to a consumer of our own
+        let groups = config.providers.iter().any(|p| p.group);
         let trace = if config.kernel.is_empty() {
             let mut builder = UserTrace::new().named(config.session.clone()).set_trace_properties(properties);
             let mut resolved = Vec::new();
             for provider in &config.providers {
                 let guid = resolve(provider);
                 if !resolved.iter().any(|(_, g)| *g == guid) {
-                    let flags = if provider.stack {
-                        TraceFlags::EVENT_ENABLE_PROPERTY_STACK_TRACE
-                    } else {
-                        TraceFlags::empty()
-                    };
+                    let mut flags = TraceFlags::empty();
+                    flags.set(TraceFlags::EVENT_ENABLE_PROPERTY_STACK_TRACE, provider.stack);
+                    flags.set(TraceFlags::EVENT_ENABLE_PROPERTY_PROVIDER_GROUP, provider.group);
                     let wanted = Provider::by_guid(guid_of(&guid))
                         .level(provider.level)
                         .any(provider.any)
                         .all(provider.all)
                         .trace_flags(flags);
-                    builder = builder.enable(listen(wanted));
+                    builder = builder.enable(if groups { wanted.build() } else { listen(wanted) });
                     resolved.push((provider, guid));
                 }
             }
-            let trace = begin(builder.enable(lost), config, done)?;
+            let lost = if groups { lost.build() } else { listen(lost) };
+            let (trace, handle) =
+                builder.enable(lost).start().map_err(|e| failure("starting", config, code_of(&e)))?;
+            // before anything is read: what the filters leave out must not come first
             for (provider, guid) in resolved {
                 let refined =
                     control::query(&config.session).and_then(|stats| control::refine(stats, provider, &guid));
@@ -301,7 +344,19 @@ impl Session {
                     failure(&what, config, code)
                 })?;
             }
-            Trace::User { _trace: trace }
+            if groups {
+                // What is opened and not read would hold the buffers back. ferrisetw would close it
+                // once more, when another session may have the same handle: it never comes to that.
+                consumer::close(handle);
+                std::mem::forget(trace);
+                read_own(config, live, done)?;
+                Trace::Own
+            } else {
+                process(config, done, move || {
+                    UserTrace::process_from_handle(handle).map_err(|e| code_of(&e))
+                })?;
+                Trace::User { _trace: trace }
+            }
         } else {
             let mut builder =
                 KernelTrace::new().named(config.session.clone()).set_trace_properties(properties);
@@ -309,38 +364,47 @@ impl Session {
                 builder =
                     builder.enable(listen(Provider::kernel(&KernelProvider::new(guid_of(&class), flags))));
             }
-            Trace::Kernel { _trace: begin(builder.enable(lost), config, done)? }
+            let builder = builder.enable(listen(lost));
+            let (trace, handle) = builder.start().map_err(|e| failure("starting", config, code_of(&e)))?;
+            process(config, done, move || KernelTrace::process_from_handle(handle).map_err(|e| code_of(&e)))?;
+            Trace::Kernel { _trace: trace }
         };
-        Ok(Session { ended, _trace: trace })
+        Ok(Session { name: config.session.clone(), ended, _trace: trace })
     }
 }
 
-/// Starts the session and a thread that processes it.
-fn begin<T: RealTimeTraceTrait + 'static>(
-    builder: TraceBuilder<T>,
+/// Reads a session that was begun, with a consumer of our own.
+fn read_own(config: &EtwConfig, live: &Arc<Live>, done: oneshot::Sender<String>) -> Result<(), Failure> {
+    let consumer = Consumer::open(&config.session, Arc::clone(live));
+    let consumer = consumer.map_err(|code| failure("opening", config, code))?;
+    process(config, done, move || match consumer.process() {
+        Code(0) => Ok(()),
+        code => Err(code),
+    })
+}
+
+/// A thread that processes a session and tells how that ended.
+fn process(
     config: &EtwConfig,
     done: oneshot::Sender<String>,
-) -> Result<T, Failure> {
-    let (trace, handle) = builder.start().map_err(|e| failure("starting", config, code_of(&e)))?;
-    let processing = std::thread::Builder::new().name("etw".to_owned()).spawn(move || {
-        let words = match T::process_from_handle(handle) {
+    run: impl FnOnce() -> Result<(), Code> + Send + 'static,
+) -> Result<(), Failure> {
+    let started = std::thread::Builder::new().name("etw".to_owned()).spawn(move || {
+        let words = match run() {
             Ok(()) => "somebody stopped it".to_owned(),
-            Err(e) => format!("processing ended with error {}", code_of(&e).0),
+            Err(Code(code)) => format!("processing ended with error {code}"),
         };
         let _ = done.send(words);
     });
-    match processing {
-        Ok(_) => Ok(trace),
-        Err(e) => {
-            Err(Failure { code: 0, words: format!("no thread for session \"{}\": {e}", config.session) })
-        }
-    }
+    started
+        .map(drop)
+        .map_err(|e| Failure { code: 0, words: format!("no thread for session \"{}\": {e}", config.session) })
 }
 
 /// The registered GUID of a name, or the one that the name gives.
 fn resolve(provider: &EtwProvider) -> [u8; 16] {
-    if let Some(guid) = guid::parse(&provider.provider) {
-        return guid;
+    if provider.group || guid::parse(&provider.provider).is_some() {
+        return provider.own_guid();
     }
     match Provider::by_name(&provider.provider) {
         Ok(builder) => guid_bytes(&builder.build().guid()),
@@ -407,7 +471,8 @@ fn failure(what: &str, config: &EtwConfig, Code(code): Code) -> Failure {
             .to_owned(),
         ALREADY_EXISTS => {
             format!(
-                "another session of this name cannot be stopped; stop it with: logman stop \"{session}\" -ets"
+                "a session of this name runs that is not Tidegate's, or cannot be stopped; give this source \
+                 another name with session = \"...\", or stop that one with: logman stop \"{session}\" -ets"
             )
         }
         NO_SYSTEM_RESOURCES => "all sessions that Windows has are in use; see them with: logman query -ets, \

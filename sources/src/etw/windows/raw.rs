@@ -1,4 +1,4 @@
-//! The system's own record behind ferrisetw's, as borrowed bytes.
+//! The system's own record as borrowed bytes, and back.
 //!
 //! ferrisetw keeps payload and extended data items to itself (they are `pub(crate)` in
 //! 1.2.0, the version that the manifest pins). Its `EventRecord` is `repr(transparent)` over
@@ -9,7 +9,7 @@ use std::slice;
 
 use ferrisetw::EventRecord;
 use tidegate_etl::{Ext, ExtItems, Identity, Record, RecordKind};
-use windows::Win32::System::Diagnostics::Etw::{EVENT_RECORD, TRACE_EVENT_INFO, TdhGetEventInformation};
+use windows::Win32::System::Diagnostics::Etw::{EVENT_HEADER_EXTENDED_DATA_ITEM, EVENT_RECORD};
 use windows::core::GUID;
 
 const _: () = assert!(
@@ -19,17 +19,13 @@ const _: () = assert!(
 
 /// Extended data items taken of one record; there are some twenty kinds.
 const MAX_EXT: usize = 32;
-/// Largest schema asked of the system, in bytes.
-const MAX_INFO: u32 = 1 << 20;
 
 // Source: evntcons.h.
 const FLAG_TRACE_MESSAGE: u16 = 0x0008;
 const FLAG_32_BIT: u16 = 0x0020;
+const FLAG_64_BIT: u16 = 0x0040;
 const FLAG_PROCESSOR_INDEX: u16 = 0x0200;
 const FLAG_CLASSIC: u16 = 0x0100;
-
-/// What `NTSTATUS`-like calls of TDH say when the buffer is too small.
-const ERROR_INSUFFICIENT_BUFFER: u32 = 122;
 
 /// The bytes of a GUID as ETW keeps them.
 pub(super) fn guid_bytes(guid: &GUID) -> [u8; 16] {
@@ -53,7 +49,8 @@ pub(super) fn guid_of(bytes: &[u8; 16]) -> GUID {
     )
 }
 
-fn raw(record: &EventRecord) -> &EVENT_RECORD {
+/// The system's record behind ferrisetw's.
+pub(super) fn raw(record: &EventRecord) -> &EVENT_RECORD {
     let ptr: *const EventRecord = record;
     // SAFETY: `EventRecord` is repr(transparent) over `EVENT_RECORD` of this very version of
     // `windows` (both versions are pinned), so the reference is valid for the same lifetime.
@@ -73,11 +70,10 @@ unsafe fn bytes<'a>(ptr: *const u8, len: u16) -> &'a [u8] {
 }
 
 /// Shows a live record as the decoder takes it. Its time is a FILETIME.
-pub(super) fn with_record<T>(record: &EventRecord, show: impl FnOnce(&Record<'_>) -> T) -> T {
-    let raw = raw(record);
+pub(super) fn with_record<T>(raw: &EVENT_RECORD, show: impl FnOnce(&Record<'_>) -> T) -> T {
     let header = &raw.EventHeader;
     let descriptor = &header.EventDescriptor;
-    // SAFETY: for the length of the callback, which `record` outlives, the system keeps
+    // SAFETY: for the length of the callback, which `raw` does not outlive, the system keeps
     // UserDataLength bytes readable at UserData.
     let data = unsafe { bytes(raw.UserData.cast::<u8>().cast_const(), raw.UserDataLength) };
     let mut items = [Ext { kind: 0, data: &[] }; MAX_EXT];
@@ -137,23 +133,40 @@ pub(super) fn with_record<T>(record: &EventRecord, show: impl FnOnce(&Record<'_>
     })
 }
 
-/// Asks the system for the schema of a record (`TRACE_EVENT_INFO`); none when it has none.
-pub(super) fn system_schema(record: &EventRecord) -> Option<Vec<u8>> {
-    let event: *const EVENT_RECORD = raw(record);
-    let mut size = 0;
-    // SAFETY: `event` is valid for the call; no buffer is given, only its size is asked for.
-    let status = unsafe { TdhGetEventInformation(event, None, None, &raw mut size) };
-    if status != ERROR_INSUFFICIENT_BUFFER || !(1..=MAX_INFO).contains(&size) {
-        return None;
-    }
-    // u64s, for the alignment of the structure
-    let mut buffer = vec![0u64; (size as usize).div_ceil(8)];
-    let info = buffer.as_mut_ptr().cast::<TRACE_EVENT_INFO>();
-    // SAFETY: `event` is valid for the call; `info` has room for `size` bytes and is aligned.
-    let status = unsafe { TdhGetEventInformation(event, None, Some(info), &raw mut size) };
-    if status != 0 {
-        return None;
-    }
-    let bytes: Vec<u8> = buffer.iter().flat_map(|n| n.to_ne_bytes()).collect();
-    Some(bytes.get(..size as usize)?.to_vec())
+/// Shows a record, of a file or live, as the system's functions take it; its time is left out.
+/// What it points at is only to be read.
+pub(super) fn with_raw<T>(record: &Record<'_>, show: impl FnOnce(&EVENT_RECORD) -> T) -> T {
+    let items = record.ext.into_iter().take(MAX_EXT);
+    let mut items: Vec<EVENT_HEADER_EXTENDED_DATA_ITEM> = items
+        .map(|ext| EVENT_HEADER_EXTENDED_DATA_ITEM {
+            ExtType: ext.kind,
+            DataSize: u16::try_from(ext.data.len()).unwrap_or(0),
+            DataPtr: ext.data.as_ptr() as u64,
+            ..Default::default()
+        })
+        .collect();
+    let mut raw = EVENT_RECORD::default();
+    let header = &mut raw.EventHeader;
+    header.Flags = if record.pointer_size == 4 { FLAG_32_BIT } else { FLAG_64_BIT };
+    header.Flags |= match record.identity {
+        Identity::Classic | Identity::Kernel { .. } => FLAG_CLASSIC,
+        Identity::Message { .. } => FLAG_TRACE_MESSAGE,
+        Identity::Event | Identity::Other => 0,
+    };
+    header.ThreadId = record.tid;
+    header.ProcessId = record.pid;
+    header.ProviderId = guid_of(&record.class());
+    header.ActivityId = guid_of(&record.activity);
+    header.EventDescriptor.Id = record.id;
+    header.EventDescriptor.Version = u8::try_from(record.version).unwrap_or(u8::MAX);
+    header.EventDescriptor.Channel = record.channel;
+    header.EventDescriptor.Level = record.level;
+    header.EventDescriptor.Opcode = record.opcode;
+    header.EventDescriptor.Task = record.task;
+    header.EventDescriptor.Keyword = record.keyword;
+    raw.ExtendedDataCount = u16::try_from(items.len()).unwrap_or(0);
+    raw.ExtendedData = items.as_mut_ptr();
+    raw.UserDataLength = u16::try_from(record.data.len()).unwrap_or(0);
+    raw.UserData = record.data.as_ptr().cast_mut().cast();
+    show(&raw)
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::root;
 
 /// Which of our crates a crate may use, tests and build scripts aside.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("tidegate-proto", &[]),
     ("tidegate-etl", &["tidegate-proto"]),
     ("tidegate-sources", &["tidegate-proto", "tidegate-etl"]),
@@ -28,6 +28,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
         ],
     ),
     ("tidegate-tests", &["tidegate"]),
+    ("tidegate-trace-standin", &["tidegate-proto", "tidegate-etl"]),
 ];
 
 /// Crates of others that only one of ours may use.

@@ -14,8 +14,11 @@ use tidegate_sinks::http::HttpContext;
 use tidegate_sources::census::CensusConfig;
 use tidegate_sources::{SourceConfig, SourceError};
 
-use crate::config::{Config, ConfigError, ControlConfig, Problem, SinkSection, SourceSection, Start};
+use crate::config::{
+    Config, ConfigError, ControlConfig, MeteredConfig, Problem, SinkSection, SourceSection, Start,
+};
 use crate::dispatch::SinkOptions;
+use crate::dispatch::soon::Metered;
 use crate::gate::Rules;
 use crate::gate::scrub::PseudonymKey;
 use crate::pipeline::{Parts, PipelineOptions, SinkPart, Until};
@@ -215,6 +218,11 @@ pub(crate) fn sink_part(
         events_per_second: section.events_per_second,
         bytes_per_second: section.bytes_per_second,
         dead_letters: Some(dead_letters),
+        urgency: section.config.urgency(),
+        metered: match config.network.metered.clone() {
+            MeteredConfig::Always(metered) => Metered::always(metered),
+            MeteredConfig::File(path) => Metered::file(path),
+        },
         seed: None,
     };
     Ok(SinkPart { sink, options })

@@ -19,7 +19,7 @@ use tidegate_proto::ids::SinkId;
 use crate::Sink;
 use crate::blob::{BlobConfig, BlobError, BlobHoldings, BlobSink};
 use crate::directory::{DirectoryConfig, DirectoryError, DirectorySink};
-use crate::events::{EventsConfig, EventsError};
+use crate::events::{EventsConfig, EventsError, Urgency};
 use crate::holdings::Holdings;
 use crate::http::tls::TlsConfig;
 use crate::http::{HttpConfig, HttpContext, Url};
@@ -119,6 +119,17 @@ impl SinkConfig {
             }
             SinkConfig::Directory(_) | SinkConfig::Stdout(_) => Vec::new(),
         })
+    }
+
+    /// How soon its events are to leave; `None` for files and blobs, which are made by size and age
+    /// alone.
+    #[must_use]
+    pub fn urgency(&self) -> Option<Urgency> {
+        match self {
+            SinkConfig::Events(c) => Some(Urgency::new(c.latency.clone())),
+            SinkConfig::Otlp(_) | SinkConfig::Kafka(_) => Some(Urgency::default()),
+            SinkConfig::Blob(_) | SinkConfig::Directory(_) | SinkConfig::Stdout(_) => None,
+        }
     }
 
     /// The key of its TLS settings in `[sinks.NAME]`, and what they are; `None` where it has none.

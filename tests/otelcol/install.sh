@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds an OpenTelemetry Collector from its Go modules under target/, by go.sum, and prints the path
-# of the program. Does nothing the second time. Needs Go 1.26 or later; takes some minutes and 1 GB.
+# of the program. Does nothing the second time. Takes some minutes and 1 GB.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 to=${CARGO_TARGET_DIR:-$here/../../target}/otelcol
@@ -8,12 +8,9 @@ mkdir -p "$to"
 to=$(cd "$to" && pwd)
 want=$(cat "$here/main.go" "$here/go.mod" "$here/go.sum" | sha256sum)
 if [ "$(cat "$to/installed" 2>/dev/null)" != "$want" ]; then
-  command -v go >/dev/null || {
-    echo "error: go is missing: install Go 1.26 or later" >&2
-    exit 69
-  }
+  go=$(bash "$here/../go/install.sh")
   rm -f "$to/installed"
-  (cd "$here" && go build -mod=readonly -ldflags="-s -w" -o "$to/otelcol" .) >"$to/go.log" 2>&1 || {
+  (cd "$here" && GOTOOLCHAIN=local "$go" build -mod=readonly -ldflags="-s -w" -o "$to/otelcol" .) >"$to/go.log" 2>&1 || {
     cat "$to/go.log" >&2
     echo "error: the collector could not be built: is the Go module proxy reached?" >&2
     exit 69

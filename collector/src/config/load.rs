@@ -12,8 +12,8 @@ use tidegate_sources::SourceConfig;
 use super::section::{Problems, Section};
 use super::tree::{self, Node, Value};
 use super::{
-    Config, ConfigError, ControlConfig, HealthConfig, Host, IntakeConfig, LogConfig, Problem, Pseudonyms,
-    RingConfig, ShutdownConfig, SinkSection, SourceSection, Telemetry,
+    Config, ConfigError, ControlConfig, HealthConfig, Host, IntakeConfig, LogConfig, MeteredConfig,
+    NetworkConfig, Problem, Pseudonyms, RingConfig, ShutdownConfig, SinkSection, SourceSection, Telemetry,
 };
 
 /// Reads and checks a configuration: the file, then `conf.d/*.toml` in the folder it stands in.
@@ -110,6 +110,7 @@ fn config(files: Vec<PathBuf>, root: Section<'_>) -> Config {
         health: health(root.table("health")),
         log: log(root.table("log")),
         shutdown: shutdown(root.table("shutdown")),
+        network: network(root.table("network")),
         sources: Vec::new(),
         sinks: Vec::new(),
     };
@@ -281,6 +282,22 @@ fn intake(s: Section<'_>) -> IntakeConfig {
     };
     s.finish();
     intake
+}
+
+fn network(s: Section<'_>) -> NetworkConfig {
+    let metered = s.value("metered", |v| match v {
+        Value::Bool(metered) => Ok(MeteredConfig::Always(*metered)),
+        Value::Text(text) => match (text.as_str(), text.strip_prefix("file:")) {
+            ("yes", _) => Ok(MeteredConfig::Always(true)),
+            ("no", _) => Ok(MeteredConfig::Always(false)),
+            ("auto", _) => Ok(MeteredConfig::default()),
+            (_, Some(path)) if !path.is_empty() => Ok(MeteredConfig::File(PathBuf::from(path))),
+            _ => Err(format!("\"{text}\" is not known here; allowed are auto, yes, no and file:PATH")),
+        },
+        other => Err(format!("a text is expected, not {}", other.kind())),
+    });
+    s.finish();
+    NetworkConfig { metered: metered.unwrap_or_default() }
 }
 
 fn health(s: Section<'_>) -> HealthConfig {

@@ -61,6 +61,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[shutdown]`
     pub shutdown: ShutdownConfig,
+    /// `[network]`
+    pub network: NetworkConfig,
     /// `[control]`
     pub control: ControlConfig,
     /// `[sources.NAME]`
@@ -173,6 +175,30 @@ pub struct LogConfig {
 impl Default for LogConfig {
     fn default() -> LogConfig {
         LogConfig { level: "info".to_owned(), json: false }
+    }
+}
+
+/// The network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// `metered`: `yes`, `no`, `auto` or `file:PATH`; cost-deferred events do not leave over a
+    /// metered network. `auto` (the default) is `file:/run/tidegate/metered`: metered while its
+    /// first word is `yes`, which whatever manages the network may write there.
+    pub metered: MeteredConfig,
+}
+
+/// How the collector knows whether the network is metered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MeteredConfig {
+    /// It is, or it is not.
+    Always(bool),
+    /// A file says so.
+    File(PathBuf),
+}
+
+impl Default for MeteredConfig {
+    fn default() -> MeteredConfig {
+        MeteredConfig::File(PathBuf::from("/run/tidegate/metered"))
     }
 }
 

@@ -48,6 +48,8 @@ fn every_key_is_read() {
         [log]
         level = "debug"
         format = "json"
+        [network]
+        metered = "file:/m"
         [shutdown]
         drain = "3s"
         [sources.setup]
@@ -77,6 +79,7 @@ fn every_key_is_read() {
     assert_eq!(ring.segment_bytes, Some(4 << 20));
     assert_eq!(c.intake.seal_bytes, 64 << 10);
     assert!(!c.health.events && c.log.json);
+    assert_eq!(c.network.metered, MeteredConfig::File(PathBuf::from("/m")));
     assert_eq!(c.shutdown.drain, Duration::from_secs(3));
     assert_eq!((c.sources[0].name.as_str(), c.sources[0].config.kind()), ("setup", "etl"));
     let sink = &c.sinks[0];

@@ -8,7 +8,9 @@ use tidegate_proto::ids::{Seq, SeqRange};
 use tidegate_proto::level::{LossReason, TelemetryLevel};
 use tidegate_proto::wire::{BlockReader, SchemaInterner, WireError};
 use tidegate_ring::{Hole, PerLevel, ReadLimit, Ring, RingError, StoredBlock};
+use tidegate_sinks::events::Latency;
 use tidegate_sinks::{BatchLimits, Origin, SinkBatch};
+use tokio::time::Instant;
 
 use super::filter::Filter;
 
@@ -18,6 +20,10 @@ pub(super) struct Ahead {
     pub block: StoredBlock,
     /// Place and encoded size of each event.
     pub events: Vec<(Seq, u32)>,
+    /// That of its most urgent event, once it was looked for.
+    pub latency: Option<Latency>,
+    /// When it goes with a batch that is not full, once that was asked.
+    pub due: Option<Instant>,
 }
 
 /// What follows a place, as far as it was read.
@@ -69,7 +75,7 @@ pub(super) fn fetch(
                 .map(|(n, s)| (Seq(s), len(n)))
                 .collect(),
         };
-        out.blocks.push(Ahead { block, events });
+        out.blocks.push(Ahead { block, events, latency: None, due: None });
     }
     Ok(out)
 }

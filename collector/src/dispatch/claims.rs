@@ -41,6 +41,25 @@ impl Claims {
         self.runs.splice(from..to.max(from), [(first, last)]);
     }
 
+    /// Gives a run back.
+    pub fn release(&mut self, range: SeqRange) {
+        let (first, last) = (range.first().0, range.last().0);
+        let mut left = Vec::with_capacity(self.runs.len() + 1);
+        for (a, b) in self.runs.drain(..) {
+            if b < first || a > last {
+                left.push((a, b));
+                continue;
+            }
+            if a < first {
+                left.push((a, first - 1));
+            }
+            if b > last {
+                left.push((last + 1, b));
+            }
+        }
+        self.runs = left;
+    }
+
     /// The runs up to `durable` that nobody has taken.
     fn free(&self, durable: Seq) -> Vec<(u64, u64)> {
         let mut out = Vec::new();
@@ -99,6 +118,19 @@ mod tests {
 
     fn range(a: u64, b: u64) -> SeqRange {
         SeqRange::new(Seq(a), Seq(b)).unwrap()
+    }
+
+    #[test]
+    fn what_is_given_back_is_free_again() {
+        let mut claims = Claims::default();
+        claims.add(range(1, 20));
+        claims.release(range(5, 8));
+        assert_eq!(claims.free(Seq(20)), [(5, 8)]);
+        claims.release(range(18, 30));
+        claims.release(range(7, 7));
+        assert_eq!(claims.free(Seq(20)), [(5, 8), (18, 20)]);
+        claims.add(range(5, 8));
+        assert_eq!(claims.free(Seq(20)), [(18, 20)]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod flight;
 pub mod limits;
 mod receipt;
 pub mod retry;
+pub mod soon;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_proto::wire::SchemaInterner;
 use tidegate_ring::{Cursor, ReadLimit, Ring, RingError, StartAt, State};
+use tidegate_sinks::events::Urgency;
 use tidegate_sinks::{BatchLimits, Origin, Sink};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
@@ -45,6 +47,7 @@ pub use filter::Filter;
 use flight::{Job, Landing, Shared, fly};
 use limits::{Bucket, Window};
 use retry::{Backoff, Chance, Xorshift};
+use soon::{May, Metered};
 pub use stats::{Missed, Stats};
 
 /// How a sink is served.
@@ -64,6 +67,10 @@ pub struct SinkOptions {
     pub bytes_per_second: Option<u64>,
     /// Where refused events go; `None` keeps them nowhere.
     pub dead_letters: Option<PathBuf>,
+    /// How soon events leave; `None`: by the batch's age alone.
+    pub urgency: Option<Urgency>,
+    /// Whether the network is metered.
+    pub metered: Metered,
     /// Where chance begins; `None`: anywhere.
     pub seed: Option<u64>,
 }
@@ -126,6 +133,10 @@ pub struct Dispatcher {
     due: Option<Instant>,
     known: SchemaInterner,
     backoff: Backoff,
+    /// What waits for a network that is not metered.
+    held: Vec<SeqRange>,
+    /// When the network was looked at last, and whether it was metered.
+    looked: Option<(Instant, bool)>,
 }
 
 impl std::fmt::Debug for Dispatcher {
@@ -179,6 +190,8 @@ impl Dispatcher {
             purges: 0,
             due: None,
             known: SchemaInterner::new(),
+            held: Vec::new(),
+            looked: None,
             options,
         };
         dispatcher.begin_from(&cursor);
@@ -188,6 +201,7 @@ impl Dispatcher {
     /// Takes over where a cursor stands.
     fn begin_from(&mut self, cursor: &Cursor) {
         self.claims = claims::Claims::of(cursor);
+        self.held.clear();
         let planned = cursor.planned.iter();
         self.jobs = planned.map(|range| Job { range: *range, blocks: None }).collect();
         self.forget();
@@ -214,6 +228,7 @@ impl Dispatcher {
             };
             let phase = *self.phase.borrow_and_update();
             let mut pause = None;
+            self.take_up_held();
             while may && flights.len() < self.shared.allowed() {
                 match self.next_job(&now, phase == Phase::Finish).await {
                     Ok(Some(job)) => {
@@ -234,12 +249,15 @@ impl Dispatcher {
                 }
             }
             let jobs = self.jobs.iter().map(|j| j.range.len());
+            let jobs = jobs.chain(self.held.iter().map(|r| r.len()));
             let taken = jobs.chain(under_way.values().map(|r| r.len())).sum::<u64>();
             self.shared.waiting(self.claims.left(now.durable) + taken);
             let idle = flights.is_empty() && (self.jobs.is_empty() || !may);
             if phase == Phase::Finish && idle && (self.claims.cover(now.durable) || !may) {
                 break;
             }
+            // only while something waits for it
+            let look = (!self.held.is_empty()).then(|| Instant::now() + soon::LOOK);
             let wake = match (pause, self.due) {
                 (Some(pause), _) => Some(pause),
                 (None, due) => due.filter(|_| may && flights.len() < self.shared.allowed()),
@@ -260,6 +278,7 @@ impl Dispatcher {
                 changed = self.phase.changed() => if changed.is_err() { break },
                 changed = state.changed(), if pause.is_none() => if changed.is_err() { break },
                 () = at(wake) => {}
+                () = at(look) => {}
             }
         }
         asked.abort();
@@ -298,25 +317,19 @@ impl Dispatcher {
             self.forget();
         }
         let batch = u64::from(self.limits.events.max(1));
-        let Some(free) = self.claims.next(now.durable, self.options.order, batch) else {
-            self.due = None;
-            return Ok(None);
-        };
-        let after = Seq(free.first().0 - 1);
-        if self.ahead.0 != after {
-            self.ahead = (after, Fetched { end: after, ..Fetched::default() });
-        }
-        let last = loop {
-            match cut(&self.ahead.1, after, free.last(), &self.limits) {
-                Cut::Full(last) => break last,
-                Cut::Open(end, events) if end < free.last() => self.read_on(events).await?,
-                Cut::Open(end, events) => {
-                    // nothing follows that could fill it, or nothing is to be waited for
-                    if flush || events == 0 || end < now.durable || self.is_due() {
-                        break end;
-                    }
-                    return Ok(None);
-                }
+        let (free, last) = loop {
+            let Some(free) = self.claims.next(now.durable, self.options.order, batch) else {
+                self.due = None;
+                return Ok(None);
+            };
+            let after = Seq(free.first().0 - 1);
+            if self.ahead.0 != after {
+                self.ahead = (after, Fetched { end: after, ..Fetched::default() });
+            }
+            match self.until(free, now.durable, flush).await? {
+                Upto::Last(last) => break (free, last),
+                Upto::Wait => return Ok(None),
+                Upto::Held(range) => self.hold(range),
             }
         };
         self.due = None;
@@ -341,16 +354,101 @@ impl Dispatcher {
         Ok(Some(Job { range, blocks: Some(taken) }))
     }
 
+    /// Where the batch ends that begins with `free`.
+    async fn until(&mut self, free: SeqRange, durable: Seq, flush: bool) -> Result<Upto, FetchError> {
+        let after = Seq(free.first().0 - 1);
+        loop {
+            let most = match self.may(after, free.last()) {
+                May::All => free.last(),
+                May::Not(range) => return Ok(Upto::Held(range)),
+                May::Until(most) => most,
+            };
+            match cut(&self.ahead.1, after, most, &self.limits) {
+                Cut::Full(last) => return Ok(Upto::Last(last)),
+                Cut::Open(end, events) if end < most => self.read_on(events).await?,
+                Cut::Open(end, events) => {
+                    // nothing follows that could fill it, or nothing is to be waited for
+                    if flush || events == 0 || end < durable || self.is_due() {
+                        return Ok(Upto::Last(end));
+                    }
+                    return Ok(Upto::Wait);
+                }
+            }
+        }
+    }
+
+    /// Whether the network is metered; looked at again after a while.
+    fn metered(&mut self) -> bool {
+        let now = Instant::now();
+        match self.looked {
+            Some((at, metered)) if now.duration_since(at) < soon::LOOK => metered,
+            _ => {
+                let metered = self.options.metered.now();
+                self.looked = Some((now, metered));
+                metered
+            }
+        }
+    }
+
+    /// What may leave of what was read ahead.
+    fn may(&mut self, after: Seq, last: Seq) -> May {
+        if self.options.urgency.is_none() || !self.metered() {
+            return May::All;
+        }
+        if let Some(urgency) = &self.options.urgency {
+            for ahead in &mut self.ahead.1.blocks {
+                soon::latency(urgency, ahead, &mut self.known);
+            }
+        }
+        soon::may(&self.ahead.1, after, last)
+    }
+
+    /// Passes a run over until the network is not metered.
+    fn hold(&mut self, range: SeqRange) {
+        if self.held.is_empty() {
+            debug!(sink = %self.shared.id, "cost-deferred events wait for a network that is not metered");
+        }
+        self.claims.add(range);
+        match self.held.last_mut().filter(|h| h.last().next() == range.first()) {
+            Some(last) => *last = SeqRange::new(last.first(), range.last()).unwrap_or(*last),
+            None => self.held.push(range),
+        }
+        // the rest of what was read is still good
+        let fetched = &mut self.ahead.1;
+        fetched.blocks.retain(|a| a.block.range.last() > range.last());
+        fetched.holes.retain(|h| h.range.last() > range.last());
+        fetched.end = fetched.end.max(range.last());
+        self.ahead.0 = range.last();
+    }
+
+    /// Gives back what was passed over, once the network is not metered.
+    fn take_up_held(&mut self) {
+        if !self.held.is_empty() && !self.metered() {
+            for range in std::mem::take(&mut self.held) {
+                self.claims.release(range);
+            }
+            self.forget();
+        }
+    }
+
     /// Whether the batch that is not full has waited long enough; begins the wait.
     fn is_due(&mut self) -> bool {
-        if let Some(due) = self.due {
-            return due <= Instant::now();
+        let now = Instant::now();
+        self.due = None;
+        for ahead in &mut self.ahead.1.blocks {
+            let due = match ahead.due {
+                Some(due) => due,
+                None => {
+                    let urgency = self.options.urgency.as_ref();
+                    let latency = urgency.map(|u| soon::latency(u, ahead, &mut self.known));
+                    let waited = u64::try_from(now_ns().saturating_sub(ahead.block.stored_ns)).unwrap_or(0);
+                    let wait = soon::wait(latency, self.limits.age);
+                    *ahead.due.insert(now + wait.saturating_sub(Duration::from_nanos(waited)))
+                }
+            };
+            self.due = Some(self.due.map_or(due, |d| d.min(due)));
         }
-        let oldest = self.ahead.1.blocks.first().map_or(i64::MAX, |a| a.block.stored_ns);
-        let waited = Duration::from_nanos(u64::try_from(now_ns().saturating_sub(oldest)).unwrap_or(0));
-        let left = self.limits.age.saturating_sub(waited);
-        self.due = Some(Instant::now() + left);
-        left.is_zero()
+        self.due.is_none_or(|due| due <= now)
     }
 
     async fn read_on(&mut self, have: u64) -> Result<(), FetchError> {
@@ -378,6 +476,16 @@ impl Dispatcher {
         self.ahead.1.holes.extend(read.holes);
         Ok(())
     }
+}
+
+/// Where a batch ends.
+enum Upto {
+    /// With this place.
+    Last(Seq),
+    /// Nowhere yet.
+    Wait,
+    /// It does not begin: this run is passed over.
+    Held(SeqRange),
 }
 
 /// Asks the far side whether deliveries could work, and says so if not.

@@ -18,6 +18,8 @@ use crate::control::InForce;
 use crate::gate::level::Ceilings;
 use crate::testing::{Answer, Fake, retry};
 
+mod latency;
+
 fn in_force(level: TelemetryLevel) -> InForce {
     let level = Ceilings { config: Some(level), ..Ceilings::default() }.in_force();
     InForce { level, carried_through: true }

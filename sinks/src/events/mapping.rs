@@ -8,28 +8,13 @@ use tidegate_proto::batch::Head;
 use tidegate_proto::level::{Class, TelemetryLevel};
 use tidegate_proto::schema::Schema;
 
+use super::latency::{Latency, Urgency};
 use super::names;
 use super::pii::PiiKind;
 use super::tenant::Tenant;
 
-/// How soon an event is to leave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Latency {
-    /// Within 30 seconds.
-    #[default]
-    Normal,
-    /// Within 2 seconds.
-    RealTime,
-    /// When it costs little.
-    CostDeferred,
-}
-
 /// Event tags of TraceLogging that the envelope takes over.
 mod tags {
-    pub const COST_DEFERRED: u32 = 0x0004_0000;
-    pub const REAL_TIME: u32 = 0x0020_0000;
-    pub const NORMAL_LATENCY: u32 = 0x0040_0000;
     pub const CRITICAL: u32 = 0x0080_0000;
     pub const NORMAL_PERSISTENCE: u32 = 0x0100_0000;
     pub const DROP_PII: u32 = 0x0200_0000;
@@ -94,27 +79,6 @@ impl Pattern {
     }
 }
 
-/// Which events have another latency than normal. The first rule that fits counts.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LatencyRule {
-    /// Provider names; without it every provider fits.
-    pub provider: Option<Pattern>,
-    /// Event names; without it every event fits.
-    pub event: Option<Pattern>,
-    /// Telemetry levels up to this one; without it every level fits.
-    #[serde(default, deserialize_with = "level")]
-    pub max_level: Option<TelemetryLevel>,
-    /// How soon they leave.
-    pub class: Latency,
-}
-
-/// A level by name or number.
-fn level<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<TelemetryLevel>, D::Error> {
-    let text = String::deserialize(from)?;
-    text.parse().map(Some).map_err(serde::de::Error::custom)
-}
-
 /// Which properties hold personal data.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -134,7 +98,7 @@ pub(super) struct Mapping {
     pub tenants: Vec<Tenant>,
     /// Provider patterns and places in `tenants`; the first that fits counts.
     pub routes: Vec<(Pattern, usize)>,
-    pub latency: Vec<LatencyRule>,
+    pub urgency: Urgency,
     pub pii: Vec<PiiRule>,
     /// Whether the configured host name goes along.
     pub host: bool,
@@ -147,9 +111,8 @@ pub(super) struct Mapping {
 pub(super) struct Plan {
     pub name: String,
     pub tenant: usize,
-    /// Envelope flags but for latency and persistence that hang on the level.
+    /// Envelope flags but for latency, and for persistence that hangs on the level.
     flags: u32,
-    latency: Option<Latency>,
     critical: Option<bool>,
     /// By place in the schema's fields.
     pub fields: Vec<FieldPlan>,
@@ -183,11 +146,6 @@ impl Plan {
                 flags |= flag;
             }
         }
-        let latency = [
-            (tags::REAL_TIME, Latency::RealTime),
-            (tags::COST_DEFERRED, Latency::CostDeferred),
-            (tags::NORMAL_LATENCY, Latency::Normal),
-        ];
         let persistence = [(tags::CRITICAL, true), (tags::NORMAL_PERSISTENCE, false)];
         let mut taken = HashMap::new();
         let fields = schema.fields.iter().enumerate().map(|(index, field)| {
@@ -210,7 +168,6 @@ impl Plan {
             name: names::event_name(schema, head),
             tenant: route.map_or(0, |(_, tenant)| *tenant),
             flags,
-            latency: latency.into_iter().find(|(bit, _)| tag(*bit)).map(|(_, latency)| latency),
             critical: persistence.into_iter().find(|(bit, _)| tag(*bit)).map(|(_, critical)| critical),
             taken,
         }
@@ -218,15 +175,7 @@ impl Plan {
 
     /// The envelope's flags of one event.
     pub fn flags(&self, mapping: &Mapping, schema: &Schema, level: Option<TelemetryLevel>) -> u32 {
-        let latency = self.latency.unwrap_or_else(|| {
-            let fits = |pattern: &Option<Pattern>, name| pattern.as_ref().is_none_or(|p| p.matches(name));
-            let rule = mapping.latency.iter().find(|r| {
-                fits(&r.provider, &schema.provider_name)
-                    && fits(&r.event, &schema.event_name)
-                    && r.max_level.is_none_or(|most| level.is_some_and(|l| l <= most))
-            });
-            rule.map(|r| r.class).unwrap_or_default()
-        });
+        let latency = mapping.urgency.of(schema, level);
         let critical = self.critical.unwrap_or(level.is_some_and(|l| Class::of(l) == Class::Critical));
         self.flags
             | if critical { wire::PERSIST_CRITICAL } else { wire::PERSIST_NORMAL }

@@ -30,6 +30,7 @@
 mod body;
 mod config;
 mod envelope;
+mod latency;
 mod mapping;
 mod names;
 mod pii;
@@ -46,7 +47,8 @@ mod transport;
 pub use body::{BODY_BYTES_MAX, Compression, EVENT_BYTES_MAX, EVENTS_MAX};
 pub use config::{EventsConfig, EventsError, TenantConfig};
 pub use envelope::{BASE_TYPE, SDK_VERSION};
-pub use mapping::{Latency, LatencyRule, Pattern, PiiRule};
+pub use latency::{Latency, LatencyRule, Urgency};
+pub use mapping::{Pattern, PiiRule};
 pub use names::{NAME_MAX, NAME_MIN, is_event_name, is_property_name};
 pub use pii::PiiKind;
 pub use sink::EventsSink;

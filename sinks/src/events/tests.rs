@@ -30,7 +30,7 @@ fn mapping() -> Mapping {
     Mapping {
         tenants: TOKENS.iter().map(|t| Tenant::parse(t).unwrap()).collect(),
         routes: vec![(Pattern::new("Contoso.*"), 1), (Pattern::new("Fabrikam"), 2)],
-        latency: Vec::new(),
+        urgency: Urgency::default(),
         pii: Vec::new(),
         host: true,
         scrub_ip: true,

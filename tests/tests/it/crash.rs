@@ -16,6 +16,9 @@ use crate::support::{Chance, Daemon, finish, program, rounds, trace, until};
 
 /// Two thousand events of a kernel provider, classic and with embedded schemas.
 const TRACE: &str = "tx/HTTP_Server";
+/// What a sink may send in a second, besides a second's worth at once: so delivering takes long
+/// enough to be killed in the middle of it.
+const RATE: u64 = 1200;
 /// A tenant's token as the endpoint's public clients have it, of no tenant.
 const TENANT: &str = "0123456789abcdef0123456789abcdef-01234567-89ab-cdef-0123-456789abcdef-0123";
 
@@ -74,7 +77,7 @@ impl Round {
             "[host]\nname = \"crash-test\"\n[telemetry]\nlevel = \"Full\"\nscrub = false\npolicy_file = {:?}\n\
              [health]\nevents = false\n[ring]\npath = {:?}\nfull = \"block\"\ncommit_delay = \"5ms\"\n\
              [sources.trace]\ntype = \"etl\"\npaths = [{:?}]\n[sinks.out]\n{sink}\n\
-             [sinks.out.retry]\nfirst = \"5ms\"\nmost = \"50ms\"\n",
+             max_events_per_second = {RATE}\n[sinks.out.retry]\nfirst = \"5ms\"\nmost = \"50ms\"\n",
             dir.path().join("no-policy.toml"),
             dir.path().join("ring"),
             trace(TRACE),
@@ -104,6 +107,9 @@ impl Round {
             } else {
                 let enough = 1 + chance.below(all - 1);
                 until("enough to kill at", || arrived() >= enough);
+                let more = Duration::from_millis(chance.below(100));
+                let at = Instant::now() + more;
+                until("the moment to kill", || Instant::now() >= at);
             }
             daemon.kill();
             amid |= (1..all).contains(&arrived());
@@ -168,7 +174,7 @@ fn a_killed_daemon_leaves_every_event_in_the_folder_exactly_once() {
     let (want, mut chance) = (expected(), Chance::new("folder"));
     let all = want.values().sum();
     let settings = |out: &Path| {
-        format!("type = \"directory\"\npath = {out:?}\nbatch = {{ events = 150, age = \"20ms\" }}")
+        format!("type = \"directory\"\npath = {out:?}\nbatch = {{ events = 80, age = \"20ms\" }}")
     };
     let mut usual = Duration::from_millis(500);
     let mut kills = Kills::default();
@@ -203,7 +209,7 @@ fn a_killed_daemon_leaves_nothing_out_at_the_events_endpoint_and_repeats_have_th
         let tenant = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(tenant.path(), TENANT).unwrap();
         let sink = format!(
-            "type = \"events\"\nurl = {:?}\ntenant = \"file:{}\"\nbatch = {{ events = 150, age = \"20ms\" }}",
+            "type = \"events\"\nurl = {:?}\ntenant = \"file:{}\"\nbatch = {{ events = 80, age = \"20ms\" }}",
             recorder.url(),
             tenant.path().display(),
         );
@@ -243,7 +249,7 @@ fn a_killed_daemon_leaves_every_event_in_the_container_exactly_once() {
         let secret = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(secret.path(), container.connection_string()).unwrap();
         let sink = format!(
-            "type = \"blob\"\ncontainer = {:?}\nconnection_string = \"file:{}\"\nbatch = {{ events = 150, age = \"20ms\" }}",
+            "type = \"blob\"\ncontainer = {:?}\nconnection_string = \"file:{}\"\nbatch = {{ events = 80, age = \"20ms\" }}",
             container.name,
             secret.path().display(),
         );

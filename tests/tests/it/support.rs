@@ -149,7 +149,7 @@ impl Chance {
     }
 }
 
-/// How many rounds a test that kills the program goes: `TIDEGATE_ROUNDS`, 20 otherwise.
+/// How many rounds a test that kills the program goes: `TIDEGATE_ROUNDS`, 10 otherwise.
 pub fn rounds() -> u64 {
-    std::env::var("TIDEGATE_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(20)
+    std::env::var("TIDEGATE_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(10)
 }

@@ -4,7 +4,8 @@ use serde_json::Value;
 use tidegate_proto::batch::EventBuilder;
 
 use super::super::body::{self, Caps, Pass};
-use super::super::mapping::{LatencyRule, PiiRule};
+use super::super::latency::{LatencyRule, Urgency};
+use super::super::mapping::PiiRule;
 use super::super::recorder::check_line;
 use super::*;
 
@@ -302,7 +303,7 @@ fn personal_data_is_marked_by_rule_tag_and_scrubber() {
 fn latency_and_persistence_come_from_tags_rules_and_level() {
     let mut mapping = mapping();
     mapping.scrub_ip = false;
-    mapping.latency = vec![
+    mapping.urgency = Urgency::new(vec![
         LatencyRule {
             provider: Some(Pattern::new("Fast*")),
             event: None,
@@ -315,7 +316,7 @@ fn latency_and_persistence_come_from_tags_rules_and_level() {
             max_level: Some(TelemetryLevel::Basic),
             class: Latency::CostDeferred,
         },
-    ];
+    ]);
     let flags = |provider: &str, event: &str, level: Option<u8>, tags: u32| {
         let parts = SchemaParts {
             provider_name: provider.into(),

@@ -87,8 +87,14 @@ async fn held(collector: &Collector, count: usize) -> Vec<i64> {
 
 #[tokio::test]
 async fn a_real_collector_takes_every_event_over_http_and_grpc() {
-    let Some(program) = std::env::var_os("TIDEGATE_OTELCOL") else {
-        eprintln!("left out: TIDEGATE_OTELCOL is not set");
+    let Some(program) = std::env::var_os("TIDEGATE_OTELCOL").filter(|v| !v.is_empty()) else {
+        let advice = "TIDEGATE_OTELCOL is not set: start the tests with tests/run";
+        // set and empty: left out on purpose
+        assert!(
+            std::env::var_os("CI").is_none() || std::env::var_os("TIDEGATE_OTELCOL").is_some(),
+            "{advice}"
+        );
+        eprintln!("SKIPPED: {advice}");
         return;
     };
     let collector = start(Path::new(&program)).await;

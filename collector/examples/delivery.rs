@@ -170,7 +170,7 @@ fn all(args: &Args) -> anyhow::Result<()> {
         format!("type = \"synthetic\"\nevents = {events}\nsize = {{ mean = 256, spread = \"fixed\" }}")
     };
     let common = "type = \"blob\"\nlayout = \"\"\nformat = \"jsonl\"\ncompression = \"zstd\"";
-    let near = |_: usize| {
+    let near = move |_: usize| {
         format!(
             "{common}\ncontainer = \"bench\"\naccount = \"a\"\nkey = \"value:a2V5\"\nendpoint = \"http://127.0.0.1:{port}/a\"\npath_style = true"
         )

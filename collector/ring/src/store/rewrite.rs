@@ -1,6 +1,7 @@
 //! Purging: segments are written again without what has to go.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_proto::level::LossReason;
@@ -10,6 +11,7 @@ use super::frame::{HEADER_LEN, Head, Header};
 use super::scan::{Found, scan};
 use super::writer::{Active, append_frame};
 use super::{Shared, segment_name};
+use crate::disk::DiskFile;
 use crate::ledger::{Block, Gone, Key, Lost, Place, add};
 use crate::purge::{Sifted, sift};
 use crate::{PurgeRule, Purged, RingError, codec};
@@ -233,7 +235,7 @@ impl Shared {
     ) -> std::io::Result<Active> {
         let header =
             Header { salt: crate::group::random_epoch(), created_ns: (self.options.now)(), ..header };
-        let file = self.disk.create(&temporary(header.number))?;
+        let file: Arc<dyn DiskFile> = self.disk.create(&temporary(header.number))?.into();
         file.write_at(0, &header.encode())?;
         let len = HEADER_LEN as u64;
         let mut active = Active { number: header.number, file, salt: header.salt, len };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tidegate_proto::ids::{Seq, SeqRange};
 use tokio::sync::oneshot;
 
@@ -42,11 +42,19 @@ struct Written {
     done: oneshot::Sender<Result<Option<SeqRange>, AppendError>>,
 }
 
+/// Groups whose sync is under way; nothing that was written after it began is among them.
+#[derive(Debug)]
+struct Syncing {
+    written: Vec<Written>,
+    /// Length of the segment that the sync covers.
+    len: u64,
+}
+
 /// A segment that is appended to.
 #[derive(Debug)]
 pub(crate) struct Active {
     pub number: u64,
-    pub file: Box<dyn DiskFile>,
+    pub file: Arc<dyn DiskFile>,
     pub salt: u64,
     pub len: u64,
 }
@@ -59,6 +67,10 @@ pub(crate) struct Writer {
     /// Where critical blocks go whose segments are evicted.
     pub kept: Option<Active>,
     written: Vec<Written>,
+    /// At most one sync is under way, always of the active segment.
+    syncing: Option<Syncing>,
+    to_syncer: Option<Sender<Arc<dyn DiskFile>>>,
+    synced: Receiver<io::Result<()>>,
     unsynced: u64,
     since: Option<Instant>,
     /// Sums with all that is written.
@@ -77,11 +89,15 @@ impl Writer {
         let last_stored_ns = state.ledger.blocks.values().map(|b| b.stored_ns).max().unwrap_or(0);
         drop(state);
         let durable = (totals.groups, totals.places);
+        let (to_syncer, synced) = syncer();
         Writer {
             shared,
             active: None,
             kept: None,
             written: Vec::new(),
+            syncing: None,
+            to_syncer,
+            synced,
             unsynced: 0,
             since: None,
             totals,
@@ -95,23 +111,22 @@ impl Writer {
     /// Serves until it is told to close or nobody is left to tell it.
     pub fn run(mut self, inbox: &Receiver<ToWriter>) {
         loop {
-            let message = match self.patience() {
-                Some(time) => inbox.recv_timeout(time),
-                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
+            let message = self.next(inbox);
             match message {
-                Ok(ToWriter::Group(group)) => self.group(*group),
-                Ok(ToWriter::Seal(done)) => {
+                Ok(Some(ToWriter::Group(group))) => self.group(*group),
+                Ok(Some(ToWriter::Seal(done))) => {
                     self.seal_all();
                     // nobody waits any more: fine
                     let _ = done.send(());
                 }
-                Ok(ToWriter::Close(done)) => {
+                Ok(Some(ToWriter::Close(done))) => {
                     self.seal_all();
                     let _ = done.send(self.closing());
                     return;
                 }
                 Err(RecvTimeoutError::Timeout) => self.idle(),
+                // a sync has ended
+                Ok(None) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     self.seal_all();
                     return;
@@ -120,9 +135,31 @@ impl Writer {
             let options = &self.shared.options;
             let waited = self.since.is_some_and(|s| s.elapsed() >= options.commit_delay);
             let lone = options.commit_delay.is_zero() && inbox.is_empty();
-            if self.unsynced >= options.commit_bytes || (waited && !options.commit_delay.is_zero()) || lone {
+            if lone {
                 self.commit();
+            } else if self.unsynced >= options.commit_bytes || (waited && !options.commit_delay.is_zero()) {
+                self.begin_sync();
             }
+        }
+    }
+
+    /// The next thing to do; `None` when a sync has ended, of which note is taken here.
+    fn next(&mut self, inbox: &Receiver<ToWriter>) -> Result<Option<ToWriter>, RecvTimeoutError> {
+        let patience = self.patience();
+        if self.syncing.is_none() {
+            return match patience {
+                Some(time) => inbox.recv_timeout(time).map(Some),
+                None => inbox.recv().map(Some).map_err(|_| RecvTimeoutError::Disconnected),
+            };
+        }
+        let time = patience.unwrap_or(Duration::from_secs(3600));
+        crossbeam_channel::select! {
+            recv(self.synced) -> done => {
+                self.end_sync(done.unwrap_or_else(|_| Err(no_syncer())));
+                Ok(None)
+            }
+            recv(inbox) -> message => message.map(Some).map_err(|_| RecvTimeoutError::Disconnected),
+            default(time) => Err(RecvTimeoutError::Timeout),
         }
     }
 
@@ -153,7 +190,7 @@ impl Writer {
 
     fn idle(&mut self) {
         if self.since.is_some() {
-            self.commit();
+            self.begin_sync();
         } else if self.probe > 0 {
             self.try_again();
         }
@@ -261,7 +298,7 @@ impl Writer {
         let salt = crate::group::random_epoch();
         let created_ns = (shared.options.now)();
         let header = Header { epoch: shared.epoch, number, salt, created_ns, kept };
-        let file = shared.disk.create(&segment_name(number))?;
+        let file: Arc<dyn DiskFile> = shared.disk.create(&segment_name(number))?.into();
         // from here on the file is known, so that it is removed when nothing comes into it
         shared.lock().segments.insert(number, Segment::new(salt, kept, HEADER_LEN as u64));
         let active = Active { number, file, salt, len: HEADER_LEN as u64 };
@@ -290,6 +327,7 @@ impl Writer {
 
     /// Makes what is written durable and known.
     pub fn commit(&mut self) {
+        self.wait_for_sync();
         self.since = None;
         if self.written.is_empty() {
             return;
@@ -298,8 +336,52 @@ impl Writer {
             self.fail(&e, self.unsynced);
             return;
         }
-        let Some(active) = &self.active else { return };
+        let Some(len) = self.active.as_ref().map(|a| a.len) else { return };
         let written = std::mem::take(&mut self.written);
+        self.unsynced = 0;
+        self.publish(written, len);
+    }
+
+    /// Begins to make what is written durable, and does not wait for it: what is written meanwhile
+    /// comes with the next sync.
+    fn begin_sync(&mut self) {
+        // one at a time, so that groups become durable in their order
+        self.wait_for_sync();
+        self.since = None;
+        let Some(active) = self.active.as_ref().filter(|_| !self.written.is_empty()) else { return };
+        let begun = self.to_syncer.as_ref().is_some_and(|t| t.send(Arc::clone(&active.file)).is_ok());
+        if !begun {
+            self.commit();
+            return;
+        }
+        let len = active.len;
+        self.unsynced = 0;
+        self.syncing = Some(Syncing { written: std::mem::take(&mut self.written), len });
+    }
+
+    fn wait_for_sync(&mut self) {
+        if self.syncing.is_some() {
+            let done = self.synced.recv().unwrap_or_else(|_| Err(no_syncer()));
+            self.end_sync(done);
+        }
+    }
+
+    fn end_sync(&mut self, done: io::Result<()>) {
+        let Some(Syncing { written, len }) = self.syncing.take() else { return };
+        match done {
+            Ok(()) => self.publish(written, len),
+            Err(e) => {
+                // what was written behind it is in the same file, of which nothing is known now
+                self.unsynced += written.iter().map(|w| w.need).sum::<u64>();
+                self.written.splice(0..0, written);
+                self.fail(&e, self.unsynced);
+            }
+        }
+    }
+
+    /// Tells of groups that are durable now, in a segment that is so up to `len`.
+    fn publish(&mut self, written: Vec<Written>, len: u64) {
+        let Some(active) = &self.active else { return };
         let mut state = self.shared.lock();
         let mut replies = Vec::with_capacity(written.len());
         for w in written {
@@ -312,11 +394,10 @@ impl Writer {
             replies.push((w.done, w.range));
         }
         if let Some(segment) = state.segments.get_mut(&active.number) {
-            segment.len = active.len;
+            segment.len = len;
         }
         self.durable = (state.groups, state.ledger.durable);
         drop(state);
-        self.unsynced = 0;
         let durable = Seq(self.durable.1);
         self.shared.watch.send_if_modified(|s| {
             let moved = s.durable != durable;
@@ -380,6 +461,8 @@ impl Writer {
     /// The disk refused. What was not synced is not stored; the ring is read-only until a probe of
     /// `need` bytes can be written.
     pub fn fail(&mut self, e: &io::Error, need: u64) {
+        // a sync that began before may still be good for what it covers
+        self.wait_for_sync();
         if let Some(active) = self.active.take() {
             // after a failed sync nothing is known of the file's tail: never go on in it
             self.abandon(&active);
@@ -425,6 +508,29 @@ impl Writer {
         self.shared.set_health(Health::Good);
         self.shared.room.notify_waiters();
     }
+}
+
+fn no_syncer() -> io::Error {
+    io::Error::other("the thread that syncs is gone")
+}
+
+/// The thread that syncs files while the writer writes on; ends with the writer. Without one the
+/// writer syncs itself.
+fn syncer() -> (Option<Sender<Arc<dyn DiskFile>>>, Receiver<io::Result<()>>) {
+    let (to_syncer, files) = bounded::<Arc<dyn DiskFile>>(1);
+    let (done, synced) = bounded(1);
+    let serve = move || {
+        for file in files {
+            if done.send(file.sync()).is_err() {
+                return;
+            }
+        }
+    };
+    let made = std::thread::Builder::new().name("ring-sync".to_owned()).spawn(serve);
+    if let Err(e) = &made {
+        tracing::warn!("the ring syncs and writes in turn, as there is no other thread: {e}");
+    }
+    (made.is_ok().then_some(to_syncer), synced)
 }
 
 /// Appends a frame to a segment and tells the blocks of the head where they are.

@@ -2,6 +2,7 @@ mod bounds;
 mod damage;
 mod look;
 mod model;
+mod overlap;
 
 use std::sync::Arc;
 

@@ -42,6 +42,9 @@ struct Written {
     done: oneshot::Sender<Result<Option<SeqRange>, AppendError>>,
 }
 
+/// Files to be synced.
+type ToSyncer = Sender<Arc<dyn DiskFile>>;
+
 /// Groups whose sync is under way; nothing that was written after it began is among them.
 #[derive(Debug)]
 struct Syncing {
@@ -69,7 +72,7 @@ pub(crate) struct Writer {
     written: Vec<Written>,
     /// At most one sync is under way, always of the active segment.
     syncing: Option<Syncing>,
-    to_syncer: Option<Sender<Arc<dyn DiskFile>>>,
+    to_syncer: Option<ToSyncer>,
     synced: Receiver<io::Result<()>>,
     unsynced: u64,
     since: Option<Instant>,
@@ -516,7 +519,7 @@ fn no_syncer() -> io::Error {
 
 /// The thread that syncs files while the writer writes on; ends with the writer. Without one the
 /// writer syncs itself.
-fn syncer() -> (Option<Sender<Arc<dyn DiskFile>>>, Receiver<io::Result<()>>) {
+fn syncer() -> (Option<ToSyncer>, Receiver<io::Result<()>>) {
     let (to_syncer, files) = bounded::<Arc<dyn DiskFile>>(1);
     let (done, synced) = bounded(1);
     let serve = move || {

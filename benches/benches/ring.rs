@@ -1,6 +1,7 @@
 //! The ring on disk against a plain segment file with a CRC and `fdatasync`, the physical limit
 //! here. Prints tables; `cargo bench --bench ring -- quick` takes seconds, without an argument
-//! about two minutes, `-- endurance` only writes 50 times a ring's size through it.
+//! about two minutes. `-- endurance [MIB] [TIMES]` only writes 50 (TIMES) times the size of a ring
+//! of 64 MiB (MIB) through it, `-- open [MIB]` only opens one of 1 GiB (MIB).
 //!
 //! Not criterion: one measurement is gigabytes long, and what is wanted besides time (bytes
 //! written, memory, time to open) it does not take.
@@ -276,12 +277,14 @@ fn settle_latency() {
 }
 
 fn main() {
-    let argument = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
-    let quick = argument == "quick";
-    if argument == "endurance" {
-        // alone, so that the memory that it shows is its own
-        return endurance(64 * MIB, 50);
-    }
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let number = |n: usize, default| arguments.get(n).and_then(|a| a.parse().ok()).unwrap_or(default);
+    let quick = match arguments.first().map(String::as_str) {
+        // alone, so that the memory that they show is their own
+        Some("endurance") => return endurance(number(1, 64) * MIB, number(2, 50)),
+        Some("open") => return open_table(number(1, 1024) * MIB),
+        first => first == Some("quick"),
+    };
     append_table(if quick { 128 * MIB } else { 1 << 30 });
     settle_latency();
     open_table(if quick { 128 * MIB } else { 1 << 30 });

@@ -23,18 +23,18 @@ mkdir -p "$to"
 to=$(cd "$to" && pwd)
 want=$(sha256sum <"$here/go.sum")
 if [ "$(cat "$to/installed" 2>/dev/null)" != "$want" ]; then
-  rm -rf "$to/installed" "$to/root" "$to/mod"
+  rm -rf "$to/installed" "$to/tree" "$to/mod"
   (cd "$here" && GOFLAGS=-mod=readonly GOMODCACHE="$to/mod" go mod download golang.org/toolchain) >"$to/go.log" 2>&1 || {
     cat "$to/go.log" >&2
     echo "error: the tool chain could not be fetched: is the Go module proxy reached?" >&2
     exit 69
   }
   # a module's files are read-only and not executable, and it cannot hold another go.mod
-  mv "$to"/mod/golang.org/toolchain@* "$to/root"
-  chmod -R u+w "$to/root" "$to/mod"
-  chmod +x "$to"/root/bin/* "$to"/root/pkg/tool/*/*
-  cp "$to/root/src/_go.mod" "$to/root/src/go.mod"
+  mv "$to"/mod/golang.org/toolchain@* "$to/tree"
+  chmod -R u+w "$to/tree" "$to/mod"
+  chmod +x "$to"/tree/bin/* "$to"/tree/pkg/tool/*/*
+  cp "$to/tree/src/_go.mod" "$to/tree/src/go.mod"
   rm -rf "$to/mod"
   echo "$want" >"$to/installed"
 fi
-echo "$to/root/bin/go"
+echo "$to/tree/bin/go"

@@ -22,7 +22,7 @@ to=${CARGO_TARGET_DIR:-$here/../../target}/go
 mkdir -p "$to"
 to=$(cd "$to" && pwd)
 want=$(sha256sum <"$here/go.sum")
-if [ "$(cat "$to/installed" 2>/dev/null)" != "$want" ]; then
+if [ "$(cat "$to/installed" 2>/dev/null)" != "$want" ] || [ ! -x "$to/tree/bin/go" ]; then
   rm -rf "$to/installed" "$to/tree" "$to/mod"
   (cd "$here" && GOFLAGS=-mod=readonly GOMODCACHE="$to/mod" go mod download golang.org/toolchain) >"$to/go.log" 2>&1 || {
     cat "$to/go.log" >&2

@@ -4,24 +4,32 @@
 //! as far as a configuration can tell. [`open`] then opens the ring and makes sources and sinks; each source goes on
 //! at the position that the ring holds of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use tidegate_proto::ids::SinkId;
 use tidegate_ring::{Ring, RingError, SledRing, StartAt};
-use tidegate_sinks::http::HttpContext;
+use tidegate_sinks::http::{Client, HttpContext};
+use tidegate_sinks::units::Size;
 use tidegate_sources::census::CensusConfig;
 use tidegate_sources::{SourceConfig, SourceError};
 
+use crate::audit::hex;
 use crate::config::{
-    Config, ConfigError, ControlConfig, MeteredConfig, Problem, SinkSection, SourceSection, Start,
+    Config, ConfigError, ControlConfig, IntakeConfig, MeteredConfig, Problem, SettingsConfig, SinkSection,
+    SourceSection, Start,
 };
 use crate::dispatch::SinkOptions;
 use crate::dispatch::soon::Metered;
-use crate::gate::Rules;
 use crate::gate::scrub::PseudonymKey;
-use crate::pipeline::{Parts, PipelineOptions, SinkPart, Until};
+use crate::gate::{Rules, SHIPPED};
+use crate::pipeline::{Parts, PipelineOptions, Remake, SinkPart, Until};
+use crate::sampling::{SampleRule, SamplingRules};
+use crate::settings::Document;
+use crate::settings::remote::Remote;
 
 /// The name of the device census as a source, where the configuration has none of its own.
 const CENSUS: &str = "tidegate-census";
@@ -44,6 +52,16 @@ impl Checked {
     #[must_use]
     pub fn drain(&self) -> Duration {
         self.config.shutdown.drain
+    }
+
+    /// What it was made of.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the gate goes by.
+    pub(crate) fn rules(&self) -> &Arc<Rules> {
+        &self.rules
     }
 
     /// Where the collector is controlled from.
@@ -172,8 +190,15 @@ pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
         let name = CENSUS.to_owned();
         sections.push(SourceSection { name, config: SourceConfig::Census(CensusConfig::default()) });
     }
+    let again = |SourceSection { name, config }: SourceSection| {
+        let key = name.clone();
+        (key, Remake::new(move |position| config.clone().build(&name, position)))
+    };
+    let remake = sections.clone().into_iter().map(again).collect();
     let sources = sections.into_iter().map(make).collect::<Result<_, _>>()?;
+    let catalogues = digests(&config).map_err(|p| ConfigError { problems: vec![p] })?;
     let http = HttpContext::default();
+    let remote = config.settings.as_ref().map(|s| remote(&config, s, &http)).transpose()?;
     let sinks = config.sinks.clone().into_iter();
     let parts = sinks.map(|section| sink_part(&config, section, &http)).collect::<Result<_, _>>()?;
     let options = PipelineOptions {
@@ -186,6 +211,10 @@ pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
         own_events: config.health.events.then_some(config.health.every),
         until,
         pins: http.pins.clone(),
+        sampling: sampling(&config.sampling, config.intake),
+        remake,
+        catalogues,
+        remote,
     };
     Ok(Parts { ring: Arc::new(ring), rules, sources, sinks: parts, options })
 }
@@ -226,6 +255,37 @@ pub(crate) fn sink_part(
         seed: None,
     };
     Ok(SinkPart { sink, options })
+}
+
+/// The configuration's sampling.
+pub(crate) fn sampling(rules: &[SampleRule], intake: IntakeConfig) -> SamplingRules {
+    #[expect(clippy::cast_precision_loss, reason = "at most a thousand million")]
+    let per_second = intake.events_per_second.map(|n| n as f64);
+    SamplingRules::new(rules.to_vec(), per_second)
+}
+
+/// SHA-256 of every catalogue in hex, by name.
+pub(crate) fn digests(config: &Config) -> Result<BTreeMap<String, String>, Problem> {
+    let digest = |bytes: &[u8]| hex(&Sha256::digest(bytes));
+    let mut all = BTreeMap::from([("shipped".to_owned(), digest(SHIPPED.as_bytes()))]);
+    for path in &config.telemetry.catalogues {
+        let bytes = std::fs::read(path).map_err(|e| {
+            problem(config, "telemetry.catalogues".into(), format!("{}: {e}", path.display()))
+        })?;
+        all.insert(path.display().to_string(), digest(&bytes));
+    }
+    Ok(all)
+}
+
+fn remote(config: &Config, settings: &SettingsConfig, http: &HttpContext) -> Result<Remote, ConfigError> {
+    let wrong = |key: &str, text: String| ConfigError {
+        problems: vec![problem(config, format!("settings.{key}"), text)],
+    };
+    let url = settings.url.parse().map_err(|_| wrong("url", "this is no address".to_owned()))?;
+    let mut own = settings.http.clone();
+    own.reply_max = Size(own.reply_max.0.min(2 * Document::MAX_LEN as u64));
+    let client = Client::new(&own, http).map_err(|e| wrong("http", chain(&e)))?;
+    Ok(Remote { url, client, keys: settings.keys.clone(), cache: settings.cache.clone() })
 }
 
 pub(crate) fn ring_error(path: &Path, error: RingError) -> AssembleError {

@@ -4,18 +4,22 @@
 //! to the ring above the level is dropped; what is in the ring above it is purged; an audit entry
 //! says who did it and what went; then the sinks go on.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tidegate_proto::batch::EventRef;
 use tidegate_proto::level::TelemetryLevel;
-use tidegate_ring::{Chain, PerLevel, PurgeRule, Purged, Ring, RingError};
+use tidegate_ring::{PerLevel, PurgeRule, Purged, Ring, RingError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::gate::level::{Ceilings, LevelInForce, PolicyFile};
+use crate::audit::{Record, What};
+use crate::clock::now_ns;
+use crate::gate::level::{Ceilings, LevelInForce, Policy, PolicyFile};
 use crate::intake::Command;
 
 /// How often the policy file is looked at.
@@ -26,6 +30,12 @@ const RUNTIME: &str = "telemetry.level";
 const LAST: &str = "telemetry.in_force";
 /// Keys of the switches that someone turned at run time.
 pub(crate) const SWITCHES: [&str; 2] = [ENABLED, RUNTIME];
+const QUIET: &str = "telemetry.quiet";
+const POLICY: &str = "telemetry.policy";
+const CATALOGUES: &str = "telemetry.catalogues";
+const OFF: &str = "telemetry.off";
+/// Times of disabled telemetry that are kept; the oldest goes first.
+const QUIET_MOST: usize = 64;
 
 /// What watchers see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +44,9 @@ pub struct InForce {
     pub level: LevelInForce,
     /// `false` while a lowered level is being carried through: nothing is sent meanwhile.
     pub carried_through: bool,
+    /// Times in which telemetry was disabled, from and to in nanoseconds since 1970: what
+    /// happened then is not gathered later either.
+    pub quiet: Arc<[(i64, i64)]>,
 }
 
 /// Who changes a switch, for the audit log.
@@ -61,6 +74,32 @@ impl PurgeRule for AboveLevel {
     }
 }
 
+/// When telemetry was disabled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Quiet {
+    /// Since when it is, if it is.
+    since: Option<i64>,
+    /// From and to, oldest first.
+    past: Vec<(i64, i64)>,
+}
+
+impl Quiet {
+    /// Notes whether it is enabled at a time; whether that is news.
+    fn note(&mut self, enabled: bool, now_ns: i64) -> bool {
+        match (self.since, enabled) {
+            (None, false) => self.since = Some(now_ns),
+            (Some(since), true) => {
+                self.since = None;
+                self.past.push((since, now_ns));
+                let excess = self.past.len().saturating_sub(QUIET_MOST);
+                self.past.drain(..excess);
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
 /// The level in force and its switches.
 #[derive(Debug)]
 pub struct Control {
@@ -68,6 +107,7 @@ pub struct Control {
     ceilings: Mutex<Ceilings>,
     in_force: watch::Sender<InForce>,
     intake: mpsc::Sender<Command>,
+    quiet: Mutex<Quiet>,
     /// One change at a time, from its beginning to its audit entry.
     changing: tokio::sync::Mutex<()>,
 }
@@ -89,15 +129,30 @@ impl Control {
             ceilings.policy = now;
         }
         let level = ceilings.in_force();
+        // what cannot be read is no reason to gather nothing: the switch itself is kept apart
+        let kept = ring.get(QUIET)?;
+        let quiet: Quiet = kept.and_then(|v| serde_json::from_slice(&v).ok()).unwrap_or_default();
+        let times: Arc<[(i64, i64)]> = quiet.past.as_slice().into();
         let (intake, commands) = mpsc::channel(4);
         let control = Control {
             ring,
             ceilings: Mutex::new(ceilings),
-            in_force: watch::Sender::new(InForce { level, carried_through: true }),
+            in_force: watch::Sender::new(InForce { level, carried_through: true, quiet: times }),
             intake,
+            quiet: Mutex::new(quiet),
             changing: tokio::sync::Mutex::new(()),
         };
         Ok((control, commands))
+    }
+
+    /// Sets the remote settings' ceiling as it was kept, before [`begin`](Control::begin).
+    pub fn preset_remote(&self, ceiling: Option<TelemetryLevel>) {
+        let level = {
+            let mut ceilings = self.ceilings();
+            ceilings.remote = ceiling;
+            ceilings.in_force()
+        };
+        self.in_force.send_modify(|f| f.level = level);
     }
 
     fn ceilings(&self) -> MutexGuard<'_, Ceilings> {
@@ -157,7 +212,8 @@ impl Control {
             return Ok(());
         }
         let lowered = now.level < before.level;
-        self.in_force.send_replace(InForce { level: now.clone(), carried_through: !lowered });
+        let quiet = self.note_quiet(now.enabled);
+        self.in_force.send_replace(InForce { level: now.clone(), carried_through: !lowered, quiet });
         match &now.alarm {
             Some(alarm) => error!(%alarm, level = %now.level, "the level in force changed"),
             None => info!(from = %before, to = %now, %who, "the level in force changed"),
@@ -177,12 +233,19 @@ impl Control {
     /// When the ring's book cannot be read or written.
     pub async fn begin(&self) -> Result<(), RingError> {
         let _one = self.changing.lock().await;
+        self.note_policy(&Who("start".to_owned()))?;
         let now = self.now();
-        let last = self.ring.get(LAST)?.and_then(|v| TelemetryLevel::from_u8(*v.first()?));
-        if last == Some(now.level) {
+        let quiet = self.note_quiet(now.enabled);
+        self.in_force.send_modify(|f| f.quiet = quiet);
+        let kept = self.ring.get(LAST)?.unwrap_or_default();
+        let last = kept.first().and_then(|v| TelemetryLevel::from_u8(*v));
+        let enabled = kept.get(1).is_none_or(|v| *v != 0);
+        if last == Some(now.level) && enabled == now.enabled {
             return Ok(());
         }
-        let before = LevelInForce { level: last.unwrap_or(now.level), alarm: None, ..now.clone() };
+        let level = last.unwrap_or(now.level);
+        let enabled = if last.is_some() { enabled } else { now.enabled };
+        let before = LevelInForce { level, enabled, alarm: None, ..now.clone() };
         let who =
             Who(if last.is_some() { "changed while the collector did not run" } else { "first start" }
                 .to_owned());
@@ -209,22 +272,89 @@ impl Control {
             }
         }
         if failed.is_none() {
-            self.ring.put(LAST, Some(&[now.level as u8]))?;
+            self.ring.put(LAST, Some(&[now.level as u8, u8::from(now.enabled)]))?;
         }
-        let entry = serde_json::json!({
-            "what": "level",
-            "time": tidegate_proto::time::format_rfc3339(crate::clock::now_ns()),
-            "who": who.0,
-            "from": show(before),
-            "to": show(now),
-            "purged": purged.events,
-            "purge_failed": failed,
-        });
-        let audited = self.ring.chain_append(Chain::Audit, entry.to_string().as_bytes());
-        if let Err(e) = &audited {
-            error!(error = %e, "a change of level could not be written to the audit log");
+        let what =
+            What::Level { from: before.into(), to: now.into(), purged: purged.events, purge_failed: failed };
+        self.audit(who, what)
+    }
+
+    /// Notes in times of disabled telemetry that it is enabled now, or not.
+    fn note_quiet(&self, enabled: bool) -> Arc<[(i64, i64)]> {
+        let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        if quiet.note(enabled, now_ns())
+            && let Err(e) = self.ring.put(QUIET, Some(&serde_json::to_vec(&*quiet).unwrap_or_default()))
+        {
+            error!(error = %e, "when telemetry was disabled cannot be kept for the next start");
         }
-        audited.map(|_| ())
+        quiet.past.as_slice().into()
+    }
+
+    /// Writes an audit entry; durable on return.
+    ///
+    /// # Errors
+    /// When the ring's book cannot be written.
+    pub fn audit(&self, who: &Who, what: What) -> Result<(), RingError> {
+        let done = Record::new(now_ns(), &who.0, what).append(&*self.ring);
+        if let Err(e) = &done {
+            error!(error = %e, "a change could not be written to the audit log");
+        }
+        done.map(|_| ())
+    }
+
+    /// Puts down which catalogues are in force, by name and SHA-256, and which switches are
+    /// off, if that is news.
+    ///
+    /// # Errors
+    /// When the ring's book cannot be read or written.
+    pub fn note_rules(
+        &self,
+        files: BTreeMap<String, String>,
+        off: &[String],
+        who: &Who,
+    ) -> Result<(), RingError> {
+        let now = serde_json::to_vec(&files).unwrap_or_default();
+        let first = self.ring.get(CATALOGUES)?.is_none();
+        if self.ring.get(CATALOGUES)?.as_deref() != Some(&*now) {
+            self.audit(who, What::Catalogue { files })?;
+            self.ring.put(CATALOGUES, Some(&now))?;
+        }
+        let before: BTreeSet<String> =
+            self.ring.get(OFF)?.and_then(|v| serde_json::from_slice(&v).ok()).unwrap_or_default();
+        let after: BTreeSet<String> = off.iter().cloned().collect();
+        let turned = |name: &String, on| What::Switch { name: name.clone(), on, with: Vec::new() };
+        for name in after.difference(&before) {
+            self.audit(who, turned(name, false))?;
+        }
+        for name in before.difference(&after) {
+            self.audit(who, turned(name, true))?;
+        }
+        if first || before != after {
+            self.ring.put(OFF, Some(&serde_json::to_vec(&after).unwrap_or_default()))?;
+        }
+        Ok(())
+    }
+
+    /// Puts down what the policy says, if that is news.
+    fn note_policy(&self, who: &Who) -> Result<(), RingError> {
+        let now = match &self.ceilings().policy {
+            Policy::Absent => "there is no policy".to_owned(),
+            Policy::Ceiling { level, enabled } => {
+                format!(
+                    "level {} {level}{}",
+                    *level as u8,
+                    if *enabled { "" } else { ", telemetry is disabled" }
+                )
+            }
+            Policy::Broken(why) => why.clone(),
+        };
+        let before = self.ring.get(POLICY)?;
+        if before.as_deref() == Some(now.as_bytes()) || before.is_none() && now.starts_with("there is no") {
+            return Ok(());
+        }
+        let short: String = now.chars().take(1000).collect();
+        self.ring.put(POLICY, Some(now.as_bytes()))?;
+        self.audit(who, What::Policy { now: short })
     }
 
     /// Waits until nothing above a level is on its way to the ring.
@@ -252,20 +382,11 @@ impl Control {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}
             }
-            if let Some(now) = policy.poll()
-                && self.change(&who, |c| c.policy = now).await.is_err()
-            {
+            let Some(now) = policy.poll() else { continue };
+            let changed = self.change(&who, |c| c.policy = now).await;
+            if changed.and_then(|()| self.note_policy(&who)).is_err() {
                 warn!("the policy is in force, though the audit log could not be written");
             }
         }
     }
-}
-
-fn show(level: &LevelInForce) -> serde_json::Value {
-    serde_json::json!({
-        "level": level.level as u8,
-        "enabled": level.enabled,
-        "decided_by": level.decided_by.as_str(),
-        "alarm": level.alarm,
-    })
 }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod device;
 pub mod dispatch;
 pub mod encode;
 pub mod gate;
@@ -16,6 +17,7 @@ pub mod own;
 pub mod pipeline;
 pub mod purge;
 pub mod receipts;
+pub mod reload;
 pub mod sampling;
 pub mod settings;
 #[cfg(test)]

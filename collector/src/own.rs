@@ -10,6 +10,7 @@ use tidegate_proto::own::schema;
 use tidegate_proto::schema::Schema;
 use tidegate_proto::value::{Format, ValueRef};
 use tidegate_ring::{Account, PerLevel, Status};
+use tidegate_sinks::http::pins::PinState;
 
 use crate::gate::level::LevelInForce;
 use crate::pipeline::SinkProgress;
@@ -35,10 +36,18 @@ fn sum(levels: &PerLevel) -> u64 {
     levels.iter().sum()
 }
 
-/// Appends the settings in force: an event of level Security.
-pub fn push_settings(batch: &mut Batch, level: &LevelInForce, cause: &str, time_ns: i64) {
+/// Appends the settings in force, and those before where they changed: an event of level Security.
+pub fn push_settings(
+    batch: &mut Batch,
+    level: &LevelInForce,
+    before: Option<&LevelInForce>,
+    cause: &str,
+    time_ns: i64,
+) {
     static SCHEMA: LazyLock<Arc<Schema>> = LazyLock::new(|| {
-        schema("SettingsInForce", &["version", "level", "enabled", "decidedBy", "alarm", "cause"])
+        let fields =
+            ["version", "level", "enabled", "decidedBy", "alarm", "cause", "fromLevel", "fromEnabled"];
+        schema("SettingsInForce", &fields)
     });
     let mut event = batch.begin(&SCHEMA, head(SETTINGS_ID, TelemetryLevel::Security, time_ns));
     text(&mut event, 0, env!("CARGO_PKG_VERSION"));
@@ -50,6 +59,10 @@ pub fn push_settings(batch: &mut Batch, level: &LevelInForce, cause: &str, time_
         None => event.value(4, Format::Default, ValueRef::Null),
     }
     text(&mut event, 5, cause);
+    if let Some(before) = before {
+        event.value(6, Format::Default, ValueRef::U8(before.level as u8));
+        event.value(7, Format::Default, ValueRef::Bool(before.enabled));
+    }
     event.finish();
 }
 
@@ -68,6 +81,12 @@ pub struct Health<'a> {
     pub alarms: &'a [String],
     /// Seconds since the start.
     pub uptime_s: u64,
+    /// Gaps that sources told since the start, and the events known to have been in them.
+    pub gaps: (u64, u64),
+    /// What the sinks' pins have seen.
+    pub pins: &'a BTreeMap<String, PinState>,
+    /// The device's random id.
+    pub device: Option<&'a str>,
 }
 
 const FIELDS: &[&str] = &[
@@ -92,6 +111,14 @@ const FIELDS: &[&str] = &[
     "holds",
     "accountCloses",
     "alarms",
+    "lostBuffers",
+    "lostEvents",
+    "attempts",
+    "class",
+    "pins",
+    "ok",
+    "missed",
+    "deviceId",
 ];
 
 fn place(name: &str) -> u32 {
@@ -153,6 +180,14 @@ pub fn push_health(batch: &mut Batch, health: &Health<'_>, time_ns: i64) {
             if let Some(why) = &progress.held {
                 text(&mut e, place("holds"), why);
             }
+            e.begin_array(place("attempts"));
+            for (class, n) in &progress.attempts {
+                e.begin_struct(NO_NAME);
+                text(&mut e, place("class"), class);
+                number(&mut e, place("count"), *n);
+                e.end();
+            }
+            e.end();
         }
         e.end();
     }
@@ -163,5 +198,19 @@ pub fn push_health(batch: &mut Batch, health: &Health<'_>, time_ns: i64) {
         e.value(NO_NAME, Format::Default, ValueRef::Str(alarm));
     }
     e.end();
+    number(&mut e, place("lostBuffers"), health.gaps.0);
+    number(&mut e, place("lostEvents"), health.gaps.1);
+    e.begin_array(place("pins"));
+    for (host, pin) in health.pins {
+        e.begin_struct(NO_NAME);
+        text(&mut e, place("name"), host);
+        e.value(place("ok"), Format::Default, ValueRef::Bool(pin.ok));
+        number(&mut e, place("missed"), pin.missed);
+        e.end();
+    }
+    e.end();
+    if let Some(device) = health.device {
+        text(&mut e, place("deviceId"), device);
+    }
     e.finish();
 }

@@ -16,6 +16,9 @@ pub const PROVIDER_GUID: [u8; 16] =
 /// Event id of a gap.
 pub const GAP_ID: u16 = 1;
 
+/// Place of a gap's number of missing events among its fields.
+pub const GAP_EVENTS: u32 = 2;
+
 /// A schema of this provider.
 #[must_use]
 pub fn schema(event: &str, fields: &[&str]) -> Arc<Schema> {

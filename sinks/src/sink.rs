@@ -35,6 +35,10 @@ pub trait Sink: fmt::Debug + Send + Sync + 'static {
     /// What a batch may be.
     fn limits(&self) -> BatchLimits;
 
+    /// Tenants to which nothing is to be sent from now on, by their keys or ids; all others are
+    /// free. Sinks without tenants have nothing to do.
+    fn hold_tenants(&self, _keys: &[String]) {}
+
     /// Asks the far side whether deliveries could work, without leaving anything there.
     ///
     /// # Errors

@@ -130,6 +130,8 @@ pub struct Outlet {
     source: Arc<str>,
     items: mpsc::Sender<Item>,
     shared: Arc<Shared>,
+    /// The last position handed over.
+    last: Arc<Mutex<Vec<u8>>>,
 }
 
 /// The gate's end of the intake.
@@ -155,7 +157,12 @@ impl Intake {
     /// A way in for one source.
     #[must_use]
     pub fn outlet(&self, source: &str) -> Outlet {
-        Outlet { source: Arc::from(source), items: self.sender.clone(), shared: Arc::clone(&self.shared) }
+        Outlet {
+            source: Arc::from(source),
+            items: self.sender.clone(),
+            shared: Arc::clone(&self.shared),
+            last: Arc::default(),
+        }
     }
 
     /// No further outlet is handed out: [`next`](Intake::next) ends when those there are gone.
@@ -214,6 +221,21 @@ impl Outlet {
         self.shared.spare.lock().ok().and_then(|mut s| s.pop()).unwrap_or_default()
     }
 
+    /// The last position that was handed over by this outlet or its clones, empty when none was:
+    /// where a source that was stopped is to go on in the same run.
+    #[must_use]
+    pub fn last_position(&self) -> Vec<u8> {
+        self.last.lock().map(|last| last.clone()).unwrap_or_default()
+    }
+
+    fn handed_over(&self, position: Vec<u8>) {
+        if !position.is_empty()
+            && let Ok(mut last) = self.last.lock()
+        {
+            *last = position;
+        }
+    }
+
     fn item(&self, events: Batch, position: Vec<u8>) -> Item {
         Item { source: Arc::clone(&self.source), events, position }
     }
@@ -226,7 +248,9 @@ impl Outlet {
     /// # Cancel safety
     /// A cancelled call has handed over nothing; the batch is gone.
     pub async fn send(&self, events: Batch, position: Vec<u8>) -> Result<(), Closed> {
-        self.items.send(self.item(events, position)).await.map_err(|_| Closed)
+        self.items.send(self.item(events, position.clone())).await.map_err(|_| Closed)?;
+        self.handed_over(position);
+        Ok(())
     }
 
     /// Hands over a batch from a thread that is not the runtime's; waits for room.
@@ -234,7 +258,9 @@ impl Outlet {
     /// # Errors
     /// When the intake is gone.
     pub fn blocking_send(&self, events: Batch, position: Vec<u8>) -> Result<(), Closed> {
-        self.items.blocking_send(self.item(events, position)).map_err(|_| Closed)
+        self.items.blocking_send(self.item(events, position.clone())).map_err(|_| Closed)?;
+        self.handed_over(position);
+        Ok(())
     }
 
     /// For callback threads: never waits, never panics, counts what is refused.

@@ -14,6 +14,7 @@
 pub mod client;
 #[cfg(windows)]
 mod pipe;
+pub mod remote;
 pub mod routes;
 mod serve;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::ControlConfig;
 use crate::control::Who;
 use crate::pipeline::Handle;
+use crate::reload::Reloader;
 
 pub use views::level as level_view;
 
@@ -154,16 +156,23 @@ pub struct Api {
     handle: Handle,
     routes: Vec<Route>,
     config: ControlConfig,
+    reloader: Option<Reloader>,
 }
 
 impl Api {
     /// Longest body of a request, in bytes.
     pub const MAX_BODY: usize = 64 << 10;
 
-    /// Answers for a run.
+    /// Answers for a run; without a reloader its configuration cannot be read again.
     #[must_use]
-    pub fn new(handle: Handle, config: ControlConfig) -> Arc<Api> {
-        Arc::new(Api { handle, routes: routes::all(), config })
+    pub fn new(handle: Handle, config: ControlConfig, reloader: Option<Reloader>) -> Arc<Api> {
+        Arc::new(Api { handle, routes: routes::all(), config, reloader })
+    }
+
+    /// Reads the configuration again.
+    #[must_use]
+    pub fn reloader(&self) -> Option<&Reloader> {
+        self.reloader.as_ref()
     }
 
     /// The run.

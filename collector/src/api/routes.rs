@@ -18,7 +18,7 @@ pub fn all() -> Vec<Route> {
 /// Most entries of a chain in one answer.
 pub const PAGE: u64 = 1000;
 
-fn own() -> [Route; 9] {
+fn own() -> [Route; 12] {
     use Right::{Change, Look};
     let route = |method, path, right, remote, about, run| Route { method, path, right, remote, about, run };
     [
@@ -39,6 +39,18 @@ fn own() -> [Route; 9] {
         }),
         route("GET", "/v1/audit", Look, false, "?from=N&most=N, or ?last=N", |api, call| {
             Box::pin(chain(api, call, Chain::Audit))
+        }),
+        route("GET", "/v1/device", Look, false, "the device's random id", |api, _| {
+            Box::pin(async move { Ok(json!({ "id": api.ring(crate::device::id).await? })) })
+        }),
+        route("POST", "/v1/device/reset", Change, false, "make the device's id anew", |api, call| {
+            Box::pin(async move {
+                let reset = move |ring: &dyn Ring| crate::device::reset(ring, &call.who);
+                Ok(json!({ "id": api.ring(reset).await? }))
+            })
+        }),
+        route("POST", "/v1/reload", Change, false, "read the configuration again", |api, call| {
+            Box::pin(reload(api, call))
         }),
         route("GET", "/v1/ping", Look, true, "whether it answers", |_, _| {
             Box::pin(async { Ok(json!({ "version": env!("CARGO_PKG_VERSION") })) })
@@ -69,6 +81,8 @@ async fn status(api: Arc<Api>) -> Answer {
             ("telemetry", level(&api)),
             ("ring", views::buffer(&ring, &account)),
             ("pins", views::pins(handle.pins())),
+            ("settings", views::settings(handle.settings().as_deref())),
+            ("gaps", json!({ "told": handle.gaps().0, "events": handle.gaps().1 })),
         ];
         all.extend(more.map(|(key, value)| (key.to_owned(), value)));
     }
@@ -102,6 +116,18 @@ async fn set_enabled(api: Arc<Api>, call: Call) -> Answer {
     let enabled = call.json::<Body>()?.enabled;
     api.handle().control().set_enabled(enabled, &call.who).await?;
     Ok(level(&api))
+}
+
+async fn reload(api: Arc<Api>, call: Call) -> Answer {
+    let Some(reloader) = api.reloader() else {
+        return Err(Refusal::bad("this collector was not started with a configuration"));
+    };
+    match reloader.reload(&call.who).await {
+        Ok(done) => Ok(serde_json::to_value(done).unwrap_or_default()),
+        Err(e) => {
+            Err(Refusal { status: 422, error: e.to_string(), help: "the configuration in force stays" })
+        }
+    }
 }
 
 async fn buffer(api: Arc<Api>) -> Answer {

@@ -25,8 +25,8 @@ async fn collector() -> (Running, Arc<Api>, Arc<dyn Ring>) {
     })
     .await
     .unwrap();
-    let config = ControlConfig { listen: true, socket: "unused".into(), group: None };
-    let api = Api::new(running.handle(), config);
+    let config = ControlConfig { listen: true, socket: "unused".into(), group: None, remote: None };
+    let api = Api::new(running.handle(), config, None);
     (running, api, ring)
 }
 
@@ -184,8 +184,8 @@ mod socket {
         socket: &std::path::Path,
     ) -> (Running, CancellationToken, tokio::task::JoinHandle<std::io::Result<()>>) {
         let (running, api, _ring) = collector().await;
-        let config = ControlConfig { listen: true, socket: socket.to_owned(), group: None };
-        let api = Api::new(api.handle().clone(), config);
+        let config = ControlConfig { listen: true, socket: socket.to_owned(), group: None, remote: None };
+        let api = Api::new(api.handle().clone(), config, None);
         let stop = CancellationToken::new();
         let task = tokio::spawn(listen(api, stop.clone()));
         (running, stop, task)
@@ -246,5 +246,138 @@ mod socket {
         assert!(client::Client::find(&path).unwrap().is_none());
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(client::Client::find(&path).unwrap().is_none(), "nobody listens any more");
+    }
+}
+
+mod remote_end {
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, RootCertStore};
+    use tidegate_sinks::testing::chain::{Chain, Made, params, pem, private, root, signed};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::config::RemoteControl;
+
+    struct End {
+        chain: Chain,
+        clients: Made,
+        address: std::net::SocketAddr,
+        running: Running,
+        stop: CancellationToken,
+    }
+
+    async fn open() -> End {
+        let (chain, clients) = (Chain::new(), root("Clients"));
+        let shown = [&chain.leaf.der, &chain.middle.der].map(|der| pem("CERTIFICATE", der)).concat();
+        let key = pem("PRIVATE KEY", &chain.leaf.key.serialize_der());
+        let config = RemoteControl {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            certificate: chain.file("server.pem", shown),
+            key: tidegate_sinks::secret::SecretRef::File(chain.file("server.key", key)),
+            client_ca: chain.file("clients.pem", pem("CERTIFICATE", &clients.der)),
+        };
+        let (running, api, _ring) = collector().await;
+        let end = remote::Remote::open(&config).await.unwrap();
+        let (address, stop) = (end.address().unwrap(), CancellationToken::new());
+        tokio::spawn(end.serve(api, stop.clone()));
+        End { chain, clients, address, running, stop }
+    }
+
+    impl End {
+        /// One request with a certificate, or none.
+        async fn ask(
+            &self,
+            by: Option<&Made>,
+            method: &str,
+            path: &str,
+            body: &str,
+        ) -> Result<(u16, Value), String> {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.chain.root.der.clone()).unwrap();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let builder = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots);
+            let config = match by {
+                None => builder.with_no_client_auth(),
+                Some(made) => {
+                    builder.with_client_auth_cert(vec![made.der.clone()], private(&made.key)).unwrap()
+                }
+            };
+            let tcp = tokio::net::TcpStream::connect(self.address).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            let tls =
+                TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(|e| e.to_string())?;
+            let body = Bytes::copy_from_slice(body.as_bytes());
+            let (status, body) = client::exchange(tls, method, path, body).await?;
+            Ok((status, serde_json::from_slice(&body).unwrap()))
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_client_with_a_certificate_of_the_given_ca_is_heard() {
+        let end = open().await;
+        let right = signed(params("admin", false), &end.clients);
+        let (status, answer) = end.ask(Some(&right), "GET", "/v1/level", "").await.unwrap();
+        assert_eq!((status, &answer["level"]), (200, &json!(2)));
+        let own_ca = root("Someone");
+        let wrong = signed(params("admin", false), &own_ca);
+        // one by the server's own CA is no client's
+        let server = signed(params("admin", false), &end.chain.root);
+        let mut old = params("admin", false);
+        // before 2020, from which on the others hold
+        old.not_after = old.not_before;
+        let old = signed(old, &end.clients);
+        for by in [None, Some(&wrong), Some(&server), Some(&old)] {
+            let refused = end.ask(by, "PUT", "/v1/telemetry", "{\"enabled\": false}").await;
+            assert!(refused.is_err(), "{refused:?}");
+        }
+        assert!(end.running.handle().control().now().enabled);
+        end.stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn it_disables_enables_and_sets_a_level_within_the_ceilings_and_nothing_else() {
+        let end = open().await;
+        let by = signed(params("admin", false), &end.clients);
+        let ask = async |method: &str, path: &str, body: &str| {
+            end.ask(Some(&by), method, path, body).await.unwrap()
+        };
+        let (status, answer) = ask("PUT", "/v1/telemetry", "{\"enabled\": false}").await;
+        assert_eq!((status, &answer["enabled"]), (200, &json!(false)));
+        assert_eq!(ask("PUT", "/v1/telemetry", "{\"enabled\": true}").await.1["enabled"], true);
+        // the default of 2 is a ceiling as well
+        assert_eq!(ask("PUT", "/v1/level", "{\"level\": 3}").await.1["level"], 2);
+        assert_eq!(ask("PUT", "/v1/level", "{\"level\": 1}").await.1["level"], 1);
+        assert_eq!(ask("GET", "/v1/status", "").await.0, 200);
+        for (method, path) in [
+            ("GET", "/v1/audit"),
+            ("GET", "/v1/receipts"),
+            ("POST", "/v1/reload"),
+            ("GET", "/v1"),
+            ("GET", "/v1/device"),
+            ("POST", "/v1/device/reset"),
+        ] {
+            assert_eq!(ask(method, path, "").await.0, 404, "{path}");
+        }
+        let log = end.running.handle().ring().chain_read(tidegate_ring::Chain::Audit, 1, 100).unwrap();
+        let last = String::from_utf8_lossy(&log.last().unwrap().data).into_owned();
+        assert!(last.contains("remote client with certificate") && last.contains("127.0.0.1"), "{last}");
+        end.stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn files_that_cannot_be_used_are_named() {
+        let chain = Chain::new();
+        let good = chain.file("c.pem", pem("CERTIFICATE", &chain.leaf.der));
+        let empty = chain.file("empty.pem", String::new());
+        let key = tidegate_sinks::secret::SecretRef::File(empty.clone());
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let config = RemoteControl { listen, certificate: empty.clone(), key, client_ca: good.clone() };
+        let why = |c: &RemoteControl| remote::tls(c).unwrap_err().to_string();
+        assert!(why(&config).contains("certificate") && why(&config).contains("empty.pem"));
+        let config = RemoteControl { certificate: good, ..config };
+        assert!(why(&config).contains("key"), "{}", why(&config));
     }
 }

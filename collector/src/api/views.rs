@@ -9,6 +9,7 @@ use tidegate_sinks::http::pins::PinMonitor;
 
 use crate::gate::level::{Ceilings, LevelInForce, Policy};
 use crate::pipeline::{Progress, account_view};
+use crate::settings::Document;
 
 /// The level in force and every ceiling.
 #[must_use]
@@ -85,12 +86,24 @@ pub(super) fn pins(monitor: &PinMonitor) -> Value {
     Value::Object(all.collect())
 }
 
+/// The remote settings in force.
+pub(super) fn settings(document: Option<&Document>) -> Value {
+    let Some(d) = document else { return Value::Null };
+    json!({
+        "version": d.version(),
+        "ceiling": d.ceiling().map(|l| l as u8),
+        "switches_off": d.has_off(),
+        "tenants_off": d.tenants_off(),
+        "refresh_seconds": d.refresh().as_secs(),
+    })
+}
+
 /// Everything that `status` shows beside level and ring.
 pub(super) fn progress(progress: &Progress, account: &Account) -> Value {
     let sinks = progress.sinks.iter().map(|(name, s)| {
         let sink = json!({
             "delivered": s.delivered, "rejected": s.rejected, "left_out": s.left_out,
-            "bytes": s.bytes, "deliveries": s.deliveries, "failures": s.failures, "waiting": s.waiting,
+            "bytes": s.bytes, "deliveries": s.deliveries, "failures": s.failures, "attempts": s.attempts, "waiting": s.waiting,
             "last_delivery": s.last_delivery_ns.map(format_rfc3339),
             "holds": s.held,
         });

@@ -1,6 +1,7 @@
 //! A run of the collector seen from outside: progress, signals, the summary at its end.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,11 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure};
 use super::out;
+use crate::api::remote::Remote;
 use crate::api::{self, Api};
 use crate::assemble::{self, AssembleError, Checked};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, RemoteControl};
+use crate::control::Who;
 use crate::dispatch::DispatchError;
 use crate::pipeline::{Failed, Handle, Parts, Pipeline, Progress, StartError, Summary, Until};
+use crate::reload::Reloader;
 
 /// How a run is shown.
 #[derive(Debug, clap::Args)]
@@ -76,8 +80,8 @@ fn start_failure(error: &StartError) -> Failure {
     Failure::new(code, assemble::chain(error)).hint(hint)
 }
 
-/// Runs the parts to their end.
-pub(super) fn run(checked: Checked, look: &Look, ends: Ends) -> Result<Ran, Failure> {
+/// Runs the parts to their end. With the configuration's path, it can be read again meanwhile.
+pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends) -> Result<Ran, Failure> {
     let drain = checked.drain();
     let broken = |e: io::Error| Failure::new(Exit::Software, format!("cannot start the runtime: {e}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(broken)?;
@@ -85,31 +89,34 @@ pub(super) fn run(checked: Checked, look: &Look, ends: Ends) -> Result<Ran, Fail
         let signals = Signals::new().map_err(broken)?;
         let data_on_stdout = checked.uses_stdout();
         let (sources, sinks) = (checked.sources().len(), checked.sinks().len());
-        let (until, control) = match ends {
-            Ends::WhenStopped => (Until::Stopped, Some(checked.control().clone()).filter(|c| c.listen)),
-            Ends::WithInput(_) => (Until::Delivered, None),
+        let (until, serves) = match ends {
+            Ends::WhenStopped => (Until::Stopped, true),
+            Ends::WithInput(_) => (Until::Delivered, false),
         };
+        let control = checked.control().clone();
+        let again = path.map(|path| (path.to_owned(), checked.config().clone()));
         let parts = assemble::open(checked, until).map_err(|e| assemble_failure(&e))?;
         let running = Pipeline::start(parts).await.map_err(|e| start_failure(&e))?;
         tracing::info!(sources, sinks, "running");
         let handle = running.handle();
         let closing = CancellationToken::new();
-        let listening = control.map(|control| {
-            let (api, closing) = (Api::new(handle.clone(), control), closing.clone());
-            tokio::spawn(async move {
-                if let Err(error) = api::listen(Arc::clone(&api), closing).await {
-                    tracing::error!(%error, "the collector runs, but cannot be controlled");
-                    api.handle().alarm(format!("no control socket: {error}"));
-                }
-            })
-        });
+        let reloader = again.map(|(path, config)| Reloader::new(path, handle.clone(), &config));
+        let api = Api::new(handle.clone(), control.clone(), reloader);
+        let mut listening = Vec::new();
+        if serves && control.listen {
+            listening.push(tokio::spawn(listen(Arc::clone(&api), closing.clone())));
+        }
+        if let Some(remote) = control.remote.filter(|_| serves) {
+            listening.push(tokio::spawn(listen_remotely(remote, Arc::clone(&api), closing.clone())));
+        }
         let cut_short = Arc::new(AtomicBool::new(false));
-        let watcher = tokio::spawn(watch(handle, signals, drain, ends, bar(look), Arc::clone(&cut_short)));
+        let watcher =
+            tokio::spawn(watch(handle, Some(api), signals, drain, ends, bar(look), Arc::clone(&cut_short)));
         let summary = running.wait().await;
         watcher.abort();
         closing.cancel();
-        if let Some(listening) = listening {
-            // its socket is gone before the program ends
+        for listening in listening {
+            // the socket is gone before the program ends
             let _ = listening.await;
         }
         let summary = summary
@@ -129,7 +136,7 @@ pub(super) fn carry(parts: Parts, drain: Duration, patience: Duration) -> Result
         let signals = Signals::new().map_err(broken)?;
         let running = Pipeline::start(parts).await.map_err(|e| start_failure(&e))?;
         let (handle, ends) = (running.handle(), Ends::WithInput(patience));
-        let watcher = tokio::spawn(watch(handle, signals, drain, ends, None, Arc::default()));
+        let watcher = tokio::spawn(watch(handle, None, signals, drain, ends, None, Arc::default()));
         let summary = running.wait().await;
         watcher.abort();
         summary.map_err(|e| Failure::new(Exit::Software, assemble::chain(&e)))
@@ -184,6 +191,7 @@ fn bar(look: &Look) -> Option<ProgressBar> {
 /// Watches a run: shows it, passes signals on, gives up when nothing moves any more.
 async fn watch(
     handle: Handle,
+    api: Option<Arc<Api>>,
     mut signals: Signals,
     drain: Duration,
     ends: Ends,
@@ -197,7 +205,13 @@ async fn watch(
     let mut asked = false;
     loop {
         tokio::select! {
-            () = signals.next() => {
+            signal = signals.next() => {
+                // a run without a configuration ends with its terminal
+                if signal == Wish::Reload && let Some(reloader) = api.as_ref().and_then(|a| a.reloader()) {
+                    // what is wrong is in the log
+                    let _ = reloader.reload(&Who("signal HUP".to_owned())).await;
+                    continue;
+                }
                 if asked {
                     // the ring survives this as it survives a loss of power
                     std::process::exit(130);
@@ -278,13 +292,23 @@ fn line(progress: &Progress) -> String {
     line
 }
 
-/// The wish of a user or the system that the program ends. Made before anything runs, so that none is missed.
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    End,
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there is no such signal"))]
+    Reload,
+}
+
+/// Wishes of a user or the system. Made before anything runs, so that none is missed.
 #[derive(Debug)]
 struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    hangup: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
@@ -294,13 +318,15 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Wish::End,
+            _ = self.interrupt.recv() => Wish::End,
+            _ = self.hangup.recv() => Wish::Reload,
         }
     }
 }
@@ -311,9 +337,28 @@ impl Signals {
         Ok(Signals {})
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Wish {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending().await
+        }
+        Wish::End
+    }
+}
+
+/// Serves the control socket; without it the collector runs all the same.
+async fn listen(api: Arc<Api>, closing: CancellationToken) {
+    if let Err(error) = api::listen(Arc::clone(&api), closing).await {
+        tracing::error!(%error, "the collector runs, but cannot be controlled");
+        api.handle().alarm(format!("no control socket: {error}"));
+    }
+}
+
+async fn listen_remotely(config: RemoteControl, api: Arc<Api>, closing: CancellationToken) {
+    match Remote::open(&config).await {
+        Ok(remote) => remote.serve(api, closing).await,
+        Err(error) => {
+            tracing::error!(%error, "the collector runs, but cannot be controlled from afar");
+            api.handle().alarm(format!("no remote control: {error}"));
         }
     }
 }

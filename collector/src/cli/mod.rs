@@ -10,6 +10,7 @@ mod chain;
 mod completions;
 mod convert;
 mod daemon;
+mod device;
 mod exit;
 mod filter;
 mod inspect;
@@ -20,8 +21,10 @@ mod pin;
 mod plot;
 mod purge;
 mod receipts;
+mod reload;
 mod replay;
 mod run;
+mod settings;
 mod state;
 mod status;
 mod tally;
@@ -64,6 +67,12 @@ enum Command {
     Validate(validate::Args),
     /// Show how a collector that runs is.
     Status(status::Args),
+    /// Let a collector that runs read its configuration again.
+    Reload(reload::Args),
+    /// Make keys, sign and verify remote settings.
+    Settings(settings::Args),
+    /// Show the device's random id, or make it anew.
+    Device(device::Args),
     /// Show, set, explain and compare telemetry levels.
     Level(level::Args),
     /// Enable or disable all collection, or show whether it is.
@@ -120,6 +129,9 @@ fn run(command: Command, logs: &logs::Options) -> Done {
         Command::Convert(args) => convert::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Reload(args) => reload::run(&args),
+        Command::Settings(args) => settings::run(&args),
+        Command::Device(args) => device::run(&args),
         Command::Level(args) => level::run(&args),
         Command::Telemetry(args) => telemetry::run(&args),
         Command::Audit(args) => audit::run(&args),

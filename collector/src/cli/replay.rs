@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args, logs: &super::logs::Options) -> Done {
         }
     }
     let checked = assemble::check(config).map_err(|e| daemon::config_failure(&e))?;
-    let done = daemon::run(checked, &args.look, Ends::WithInput(args.patience))?;
+    let done = daemon::run(checked, None, &args.look, Ends::WithInput(args.patience))?;
     if let Some(scratch) = scratch
         && !done.complete
     {

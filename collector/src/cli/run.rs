@@ -23,5 +23,5 @@ pub(super) fn run(args: &Args, options: &logs::Options) -> Done {
     let config = config::load(&args.config).map_err(|e| daemon::config_failure(&e))?;
     logs::start(options, Some(&config.log));
     let checked = assemble::check(config).map_err(|e| daemon::config_failure(&e))?;
-    Ok(daemon::run(checked, &args.look, Ends::WhenStopped)?.exit)
+    Ok(daemon::run(checked, Some(&args.config), &args.look, Ends::WhenStopped)?.exit)
 }

@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_ring::{Compression, FullPolicy, RingOptions};
+use tidegate_sinks::http::{HttpConfig, Url};
 use tidegate_sinks::secret::SecretRef;
 use tidegate_sources::SourceConfig;
+
+use crate::settings::PublicKey;
 
 use super::section::{Problems, Section};
 use super::tree::{self, Node, Value};
 use super::{
     Config, ConfigError, ControlConfig, HealthConfig, Host, IntakeConfig, LogConfig, MeteredConfig,
-    NetworkConfig, Problem, Pseudonyms, RingConfig, ShutdownConfig, SinkSection, SourceSection, Telemetry,
+    NetworkConfig, Problem, Pseudonyms, RemoteControl, RingConfig, SettingsConfig, ShutdownConfig,
+    SinkSection, SourceSection, Telemetry,
 };
 
 /// Reads and checks a configuration: the file, then `conf.d/*.toml` in the folder it stands in.
@@ -93,18 +97,25 @@ fn check(texts: &[(PathBuf, String)], mut problems: Vec<Problem>) -> Result<Conf
     };
     let problems = Problems::new(problems);
     let files = texts.iter().map(|(f, _)| f.clone()).collect();
-    let config = config(files, Section::root(&all, &problems));
+    let raw = match all.to_toml() {
+        toml::Value::Table(table) => table,
+        _ => toml::Table::new(),
+    };
+    let config = config(files, raw, Section::root(&all, &problems));
     let problems = problems.into_list();
     if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
 }
 
-fn config(files: Vec<PathBuf>, root: Section<'_>) -> Config {
+fn config(files: Vec<PathBuf>, raw: toml::Table, root: Section<'_>) -> Config {
     let ring = ring(root.table("ring"));
     let mut config = Config {
         files,
         host: host(root.table("host")),
         telemetry: telemetry(root.table("telemetry")),
         control: control(root.table("control"), &ring.path),
+        settings: settings(&root, &ring.path),
+        sampling: root.list_as("sampling"),
+        raw,
         ring,
         intake: intake(root.table("intake")),
         health: health(root.table("health")),
@@ -192,14 +203,7 @@ fn system_name() -> String {
 
 fn telemetry(s: Section<'_>) -> Telemetry {
     let p = s.table("pseudonyms");
-    let key = p.value("key", |v| {
-        let wrong = "a secret is given by reference only: \"file:PATH\", \"env:NAME\" or \"cred:NAME\"";
-        let Value::Text(text) = v else { return Err(wrong.to_owned()) };
-        match SecretRef::parse(text) {
-            SecretRef::Value(_) => Err(wrong.to_owned()),
-            reference => Ok(reference),
-        }
-    });
+    let key = p.value("key", secret);
     let key_id = p.text("key_id");
     let (hour, year) = (Duration::from_secs(3600), Duration::from_secs(366 * 86_400));
     let period = p.duration("period", hour, year).unwrap_or(Duration::from_secs(30 * 86_400));
@@ -279,6 +283,7 @@ fn intake(s: Section<'_>) -> IntakeConfig {
         seal_age: s.duration("seal_age", ms, Duration::from_secs(10)).unwrap_or(default.seal_age),
         max_event: size(&s, "max_event", 1 << 10, 16 << 20, default.max_event),
         queue: s.number("queue", 1, 1024).and_then(|n| usize::try_from(n).ok()).unwrap_or(default.queue),
+        events_per_second: s.number("events_per_second", 1, 1_000_000_000),
     };
     s.finish();
     intake
@@ -341,6 +346,7 @@ fn control(s: Section<'_>, ring: &Path) -> ControlConfig {
         listen: s.bool("listen").unwrap_or(true),
         socket: given.unwrap_or_else(beside),
         group: s.text("group"),
+        remote: remote(&s),
     };
     if cfg!(windows) && !control.socket.to_string_lossy().starts_with(r"\\.\pipe\") {
         s.wrong("socket", r"a pipe's name begins with \\.\pipe\");
@@ -354,3 +360,72 @@ fn control(s: Section<'_>, ring: &Path) -> ControlConfig {
 
 /// Longest path of a socket, with room for the folder it is made in.
 const SOCKET_PATH: usize = 90;
+
+fn settings(root: &Section<'_>, ring: &Path) -> Option<SettingsConfig> {
+    let s = root.table("settings");
+    let url = s.value("url", |v| match v {
+        Value::Text(text) => match text.parse::<Url>() {
+            Ok(url) if url.scheme() == "https" && url.has_host() => Ok(text.clone()),
+            _ => Err(format!("\"{text}\" is no https address")),
+        },
+        other => Err(format!("an https address is expected, not {}", other.kind())),
+    });
+    let keys = s.table("keys");
+    let keys: Vec<PublicKey> = keys
+        .texts_by_name()
+        .into_iter()
+        .filter_map(|(id, text, at)| match PublicKey::new(&id, &text) {
+            Ok(key) => Some(key),
+            Err(e) => {
+                s.problems.add(&at, &format!("settings.keys.{id}"), e.to_string());
+                None
+            }
+        })
+        .collect();
+    let cache =
+        s.file("cache").unwrap_or_else(|| ring.parent().unwrap_or(Path::new("")).join("settings.json"));
+    let http: Option<HttpConfig> = s.table_as("http");
+    let given = s.is_there();
+    if given && url.is_none() {
+        s.wrong("url", "remote settings need a url");
+    } else if given && keys.is_empty() {
+        s.wrong("keys", "remote settings need a key: [settings.keys] with ID = \"BASE64\"");
+    }
+    s.finish();
+    Some(SettingsConfig { url: url?, keys, cache, http: http.unwrap_or_default() })
+}
+
+/// A secret, which stands in the configuration as a reference only.
+fn secret(v: &Value) -> Result<SecretRef, String> {
+    let wrong = "a secret is given by reference only: \"file:PATH\", \"env:NAME\" or \"cred:NAME\"";
+    let Value::Text(text) = v else { return Err(wrong.to_owned()) };
+    match SecretRef::parse(text) {
+        SecretRef::Value(_) => Err(wrong.to_owned()),
+        reference => Ok(reference),
+    }
+}
+
+fn remote(control: &Section<'_>) -> Option<RemoteControl> {
+    let s = control.table("remote");
+    let listen = s.value("listen", |v| match v {
+        Value::Text(t) => {
+            t.parse().map_err(|_| format!("\"{t}\" is no address with a port, such as 0.0.0.0:4711"))
+        }
+        other => Err(format!("an address with a port is expected, not {}", other.kind())),
+    });
+    let (certificate, key) = (s.file("certificate"), s.value("key", secret));
+    let client_ca = s.file("client_ca");
+    if s.is_there() {
+        let missing = [
+            ("listen", listen.is_none()),
+            ("certificate", certificate.is_none()),
+            ("key", key.is_none()),
+            ("client_ca", client_ca.is_none()),
+        ];
+        for (name, _) in missing.iter().filter(|(_, missing)| *missing) {
+            s.wrong(name, format!("remote control needs {name}"));
+        }
+    }
+    s.finish();
+    Some(RemoteControl { listen: listen?, certificate: certificate?, key: key?, client_ca: client_ca? })
+}

@@ -35,8 +35,12 @@ use std::time::Duration;
 
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_ring::RingOptions;
+use tidegate_sinks::http::HttpConfig;
 use tidegate_sinks::secret::SecretRef;
 use tidegate_sources::SourceConfig;
+
+use crate::sampling::SampleRule;
+use crate::settings::PublicKey;
 
 pub use error::{ConfigError, Problem};
 pub use load::{load, parse};
@@ -65,6 +69,12 @@ pub struct Config {
     pub network: NetworkConfig,
     /// `[control]`
     pub control: ControlConfig,
+    /// `[settings]`
+    pub settings: Option<SettingsConfig>,
+    /// `[[sampling]]`
+    pub sampling: Vec<SampleRule>,
+    /// All of it as it was written, to be compared with another.
+    pub raw: toml::Table,
     /// `[sources.NAME]`
     pub sources: Vec<SourceSection>,
     /// `[sinks.NAME]`
@@ -135,6 +145,9 @@ pub struct IntakeConfig {
     pub max_event: usize,
     /// `queue`: batches that wait for the gate. Default: 16.
     pub queue: usize,
+    /// `events_per_second`: most events of all providers together, which share it fairly.
+    /// Default: none.
+    pub events_per_second: Option<u64>,
 }
 
 impl Default for IntakeConfig {
@@ -144,6 +157,7 @@ impl Default for IntakeConfig {
             seal_age: Duration::from_millis(50),
             max_event: 1 << 20,
             queue: 16,
+            events_per_second: None,
         }
     }
 }
@@ -227,6 +241,36 @@ pub struct ControlConfig {
     /// `group`: members may look, by name or number. Default: none, so only root and the user
     /// that the collector runs as may connect. Not on Windows.
     pub group: Option<String>,
+    /// `[control.remote]`: an end point on the network. Default: none.
+    pub remote: Option<RemoteControl>,
+}
+
+/// `[control.remote]`: TLS on which every client shows a certificate; offers enable, disable,
+/// level and status alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteControl {
+    /// `listen`: address and port.
+    pub listen: std::net::SocketAddr,
+    /// `certificate`: PEM, the server's first.
+    pub certificate: PathBuf,
+    /// `key`: a reference to its private key, PEM.
+    pub key: SecretRef,
+    /// `client_ca`: PEM; clients need a certificate by one of these.
+    pub client_ca: PathBuf,
+}
+
+/// `[settings]`: remote settings, which can only reduce what is collected and sent.
+#[derive(Clone, Debug)]
+pub struct SettingsConfig {
+    /// `url`: where the signed document is.
+    pub url: String,
+    /// `[settings.keys]`: public keys that may sign, by id; see [`PublicKey`].
+    pub keys: Vec<PublicKey>,
+    /// `cache`: the file in which the document in force is kept. Default: `settings.json` beside
+    /// the ring's folder.
+    pub cache: PathBuf,
+    /// `[settings.http]`: as for a sink, with `tls.pins` above all.
+    pub http: HttpConfig,
 }
 
 /// `[sources.NAME]`

@@ -214,6 +214,53 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Whether the table was written at all.
+    pub fn is_there(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// All texts of the table by their keys, with their places.
+    pub fn texts_by_name(&self) -> Vec<(String, String, At)> {
+        let mut texts = Vec::new();
+        for (name, node) in self.table.into_iter().flatten() {
+            match text_of(&node.value) {
+                Ok(text) => texts.push((name.clone(), text.to_owned(), node.at.clone())),
+                Err(why) => self.problems.add(&node.at, &self.key(name), why),
+            }
+        }
+        texts
+    }
+
+    /// A table as another module reads it.
+    pub fn table_as<T: serde::de::DeserializeOwned>(&self, key: &'static str) -> Option<T> {
+        let node = self.get(key)?;
+        match T::deserialize(node.to_toml()) {
+            Ok(read) => Some(read),
+            Err(e) => {
+                self.problems.add(&node.at, &self.key(key), advise(e.message()));
+                None
+            }
+        }
+    }
+
+    /// A list of tables as another module reads each, e.g. all `[[sampling]]`.
+    pub fn list_as<T: serde::de::DeserializeOwned>(&self, key: &'static str) -> Vec<T> {
+        let Some(node) = self.get(key) else { return Vec::new() };
+        let Value::List(list) = &node.value else {
+            let text = format!("[[{key}]] is expected, a list of tables, not {}", node.value.kind());
+            self.problems.add(&node.at, &self.key(key), text);
+            return Vec::new();
+        };
+        let mut read = Vec::new();
+        for item in list {
+            match T::deserialize(item.to_toml()) {
+                Ok(one) => read.push(one),
+                Err(e) => self.problems.add(&item.at, &self.key(key), advise(e.message())),
+            }
+        }
+        read
+    }
+
     /// The named tables in a table, e.g. all `[sinks.NAME]`.
     pub fn named(&self, key: &'static str) -> Vec<(String, Section<'a>)> {
         let Some(node) = self.get(key) else { return Vec::new() };

@@ -192,12 +192,14 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
             () = restricted(shared, under) => continue,
             outcome = tokio::time::timeout(timeout, shared.sink.deliver(&batch.batch)) => outcome,
         };
+        let timed_out = outcome.is_err();
         let outcome = outcome.unwrap_or_else(|_| {
             let source = format!("no answer within {timeout:?}").into();
             Err(DeliverError::Retry { after: None, source })
         });
         let error = match outcome {
             Ok(done) => {
+                shared.stats.attempt("ok");
                 pass.success();
                 works(shared);
                 settle(shared, range, made.take().map(|m| m.0), done).await?;
@@ -208,6 +210,13 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
         let events = batch.batch.len();
         let step = next_step(&error, events, shared.retry.held, &mut backoff, &mut **lock(&shared.chance));
         Stats::add(&shared.stats.failures, 1);
+        shared.stats.attempt(match &step {
+            Step::Wait(_) if timed_out => "timeout",
+            Step::Wait(_) => "retry",
+            Step::Hold(..) => "hold",
+            Step::Split => "split",
+            Step::Reject(_) => "reject",
+        });
         match step {
             Step::Wait(pause) => {
                 lock(&shared.window).failure();

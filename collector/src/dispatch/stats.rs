@@ -19,6 +19,7 @@ pub struct Stats {
     pub(super) failures: AtomicU64,
     pub(super) waiting: AtomicU64,
     last_ns: AtomicI64,
+    attempts: Mutex<BTreeMap<&'static str, u64>>,
     held: Mutex<Option<String>>,
     missed: Mutex<BTreeMap<LossReason, Missed>>,
 }
@@ -37,6 +38,11 @@ pub struct Missed {
 impl Stats {
     pub(super) fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Counts an attempt by what it came to.
+    pub(super) fn attempt(&self, class: &'static str) {
+        *self.attempts.lock().unwrap_or_else(PoisonError::into_inner).entry(class).or_default() += 1;
     }
 
     pub(super) fn delivered_at(&self, ns: i64) {
@@ -79,6 +85,7 @@ impl Stats {
             bytes: get(&self.bytes),
             deliveries: get(&self.deliveries),
             failures: get(&self.failures),
+            attempts: self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             waiting: get(&self.waiting),
             last_delivery_ns: Some(self.last_ns.load(Ordering::Relaxed)).filter(|n| *n != 0),
             held: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),

@@ -22,7 +22,7 @@ mod latency;
 
 fn in_force(level: TelemetryLevel) -> InForce {
     let level = Ceilings { config: Some(level), ..Ceilings::default() }.in_force();
-    InForce { level, carried_through: true }
+    InForce { level, carried_through: true, quiet: Default::default() }
 }
 
 /// A ring with dispatchers.

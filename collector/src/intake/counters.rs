@@ -10,6 +10,8 @@ pub struct Counters {
     stored: AtomicU64,
     stored_bytes: AtomicU64,
     dropped: [AtomicU64; DropReason::ALL.len()],
+    gaps: AtomicU64,
+    gap_events: AtomicU64,
     trouble: Mutex<Option<String>>,
 }
 
@@ -27,6 +29,18 @@ impl Counters {
         if let Some(count) = self.dropped.get(usize::from(reason as u8)) {
             count.fetch_add(n, Ordering::Relaxed);
         }
+    }
+
+    pub(super) fn add_gap(&self, events: Option<u64>) {
+        self.gaps.fetch_add(1, Ordering::Relaxed);
+        self.gap_events.fetch_add(events.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Gaps that sources have told, such as buffers a trace session lost, and the events that
+    /// are known to have been in them.
+    #[must_use]
+    pub fn gaps(&self) -> (u64, u64) {
+        (self.gaps.load(Ordering::Relaxed), self.gap_events.load(Ordering::Relaxed))
     }
 
     /// Notes why the ring cannot write; whether that is news.

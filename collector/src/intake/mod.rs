@@ -15,7 +15,11 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_proto::batch::{Batch, EventRef};
 use tidegate_proto::level::{DropReason, TelemetryLevel};
+use tidegate_proto::own::{GAP_EVENTS, GAP_ID};
+use tidegate_proto::schema::Decoder;
+use tidegate_proto::value::ValueRef;
 use tidegate_ring::{AppendError, Group, Intake as Read, Ring};
 use tidegate_sources::{Intake, Item};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,7 +29,8 @@ use tracing::{error, info, warn};
 use crate::config::IntakeConfig;
 use crate::control::InForce;
 use crate::encode::Encoder;
-use crate::gate::{Gate, Permit, Verdict};
+use crate::gate::{Gate, Permit, Rules, UnknownSwitch, Verdict};
+use crate::sampling::{Sampled, Sampler, SamplingRules};
 
 pub use counters::Counters;
 use queue::{Queue, Waiting};
@@ -42,6 +47,49 @@ pub enum Command {
     Lower(TelemetryLevel, oneshot::Sender<()>),
 }
 
+/// What decides on events besides the level. Can be exchanged while the intake runs.
+#[derive(Clone, Debug)]
+pub struct Filters {
+    /// What the gate goes by.
+    pub rules: Arc<Rules>,
+    /// Bits of the switches that are off; see [`Filters::new`].
+    off: Vec<String>,
+    /// What is sampled, with the remote settings' part.
+    pub sampling: Arc<SamplingRules>,
+}
+
+impl Filters {
+    /// Puts them together.
+    ///
+    /// # Errors
+    /// A switch that no catalogue knows.
+    pub fn new(
+        rules: Arc<Rules>,
+        off: Vec<String>,
+        sampling: impl Into<Arc<SamplingRules>>,
+    ) -> Result<Filters, UnknownSwitch> {
+        let names: Vec<&str> = off.iter().map(String::as_str).collect();
+        rules.switched_off_by(&names)?;
+        Ok(Filters { rules, off, sampling: sampling.into() })
+    }
+
+    /// Names of the switches that are off.
+    #[must_use]
+    pub fn off(&self) -> &[String] {
+        &self.off
+    }
+
+    fn gate(&self) -> Gate {
+        let mut gate = Gate::new(Arc::clone(&self.rules));
+        let names: Vec<&str> = self.off.iter().map(String::as_str).collect();
+        if let Err(e) = gate.set_off(&names) {
+            // looked up when they were put together
+            error!(error = %e, "a switch stays on");
+        }
+        gate
+    }
+}
+
 /// Why the intake ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum IntakeError {
@@ -55,8 +103,8 @@ pub enum IntakeError {
 pub struct Parts {
     /// Where batches come from.
     pub intake: Intake,
-    /// Decides on each event.
-    pub gate: Gate,
+    /// What decides on each event.
+    pub filters: watch::Receiver<Arc<Filters>>,
     /// Where groups go.
     pub ring: Arc<dyn Ring>,
     /// The level in force.
@@ -73,10 +121,13 @@ pub struct Parts {
 struct Task {
     intake: Intake,
     gate: Gate,
+    sampler: Sampler,
+    filters: watch::Receiver<Arc<Filters>>,
     in_force: watch::Receiver<InForce>,
     counters: Arc<Counters>,
     config: IntakeConfig,
     encoder: Encoder,
+    begun: Instant,
     // what happened since the group before
     open: Read,
     opened: Option<Instant>,
@@ -95,11 +146,15 @@ struct Task {
 /// Dropping the future loses what is not yet on stable storage; sources that keep a position
 /// read it again.
 pub async fn run(parts: Parts) -> Result<(), IntakeError> {
-    let Parts { intake, gate, ring, in_force, mut commands, counters, config } = parts;
+    let Parts { intake, mut filters, ring, in_force, mut commands, counters, config } = parts;
     let mut health = ring.watch();
+    let now = Arc::clone(&filters.borrow_and_update());
     let mut task = Task {
         intake,
-        gate,
+        gate: now.gate(),
+        sampler: Sampler::new(Arc::clone(&now.sampling)),
+        filters,
+        begun: Instant::now(),
         in_force,
         counters,
         config,
@@ -124,6 +179,7 @@ pub async fn run(parts: Parts) -> Result<(), IntakeError> {
         }
         let room = !ended && task.queue.waiting_bytes() < most_waiting;
         let seal_at = task.opened.map(|t| t + config.seal_age);
+        let repeats_at = task.repeats_at().filter(|_| room);
         tokio::select! {
             biased;
             Some(command) = commands.recv() => task.command(command),
@@ -136,15 +192,32 @@ pub async fn run(parts: Parts) -> Result<(), IntakeError> {
                 }
             }
             () = at(seal_at) => task.seal(),
+            () = at(repeats_at) => task.tell_repeats(task.now_ns()),
             item = task.intake.next(), if room => match item {
                 Some(item) => task.take(item),
                 None => {
                     ended = true;
+                    task.tell_repeats(i64::MAX);
                     task.seal();
                 }
             },
         }
     }
+}
+
+/// How many events a gap says are missing.
+fn lost(gap: EventRef<'_>) -> Option<u64> {
+    gap.fields().find(|f| f.name_index == GAP_EVENTS).and_then(|f| match f.value {
+        ValueRef::U64(n) => Some(n),
+        _ => None,
+    })
+}
+
+/// Whether an event is of a time in which telemetry was disabled. The collector's own are told
+/// when it is enabled only.
+fn is_quiet(times: &[(i64, i64)], event: EventRef<'_>) -> bool {
+    let at = event.head().time_ns;
+    times.iter().any(|(from, to)| (*from..*to).contains(&at)) && event.schema().decoder != Decoder::Own
 }
 
 async fn at(when: Option<Instant>) {
@@ -155,23 +228,80 @@ async fn at(when: Option<Instant>) {
 }
 
 impl Task {
+    /// Nanoseconds of a clock that does not go back.
+    fn now_ns(&self) -> i64 {
+        i64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(i64::MAX)
+    }
+
+    /// When repeats are next to be told.
+    fn repeats_at(&self) -> Option<Instant> {
+        let due = self.sampler.next_repeats()?;
+        Some(self.begun + Duration::from_nanos(u64::try_from(due).unwrap_or(0)))
+    }
+
+    /// Tells the runs of repeats that have ended, as events of our own.
+    fn tell_repeats(&mut self, now_ns: i64) {
+        let mut batch = Batch::new();
+        self.sampler.take_repeats(now_ns, &mut batch);
+        if !batch.is_empty() {
+            self.take(Item { source: Arc::from(""), events: batch, position: Vec::new() });
+        }
+    }
+
+    /// Goes by what was exchanged since the batch before.
+    fn renew(&mut self) {
+        if !self.filters.has_changed().unwrap_or(false) {
+            return;
+        }
+        let now = Arc::clone(&self.filters.borrow_and_update());
+        self.gate = now.gate();
+        self.sampler.set_rules(Arc::clone(&now.sampling));
+    }
+
     /// Takes one batch through the gate.
     fn take(&mut self, item: Item) {
-        let permit = Permit::from(&self.in_force.borrow().level);
+        self.renew();
+        let (permit, quiet) = {
+            let now = self.in_force.borrow();
+            (Permit::from(&now.level), Arc::clone(&now.quiet))
+        };
         let mut dropped = [0u64; DropReason::ALL.len()];
         let mut drop = |reason: DropReason| {
             if let Some(n) = dropped.get_mut(usize::from(reason as u8)) {
                 *n += 1;
             }
         };
+        // who samples nothing asks for no time
+        let samples = !self.sampler.is_idle();
+        let now_ns = if samples { self.now_ns() } else { 0 };
         for event in item.events.iter() {
-            match self.gate.clear(event, permit) {
-                Verdict::Drop(reason) => drop(reason),
-                Verdict::Pass(cleared) => {
-                    if self.encoder.push(cleared).is_err() {
-                        drop(DropReason::Oversize);
-                    }
+            if event.schema().decoder == Decoder::Own && event.head().id == GAP_ID {
+                self.counters.add_gap(lost(event));
+            }
+            if !quiet.is_empty() && is_quiet(&quiet, event) {
+                drop(DropReason::Disabled);
+                continue;
+            }
+            let cleared = match self.gate.clear(event, permit) {
+                Verdict::Drop(reason) => {
+                    drop(reason);
+                    continue;
                 }
+                Verdict::Pass(cleared) if !samples => cleared,
+                Verdict::Pass(cleared) => match self.sampler.decide(cleared, now_ns) {
+                    Sampled::Keep(cleared) => cleared,
+                    Sampled::Drop => {
+                        drop(DropReason::Sample);
+                        continue;
+                    }
+                    Sampled::Off => {
+                        drop(DropReason::Rule);
+                        continue;
+                    }
+                },
+            };
+            if self.encoder.push(cleared).is_err() {
+                drop(DropReason::Oversize);
             }
         }
         let read = item.events.len() as u64;

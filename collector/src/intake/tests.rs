@@ -129,10 +129,19 @@ struct Bench {
 
 fn level(level: TelemetryLevel) -> InForce {
     let level = Ceilings { config: Some(level), ..Ceilings::default() }.in_force();
-    InForce { level, carried_through: true }
+    InForce { level, carried_through: true, quiet: Default::default() }
 }
 
 fn bench(options: RingOptions, config: IntakeConfig) -> Bench {
+    bench_with(options, config, SamplingRules::default())
+}
+
+fn bench_with(options: RingOptions, config: IntakeConfig, sampling: SamplingRules) -> Bench {
+    let filters = Arc::new(Filters::new(rules(), Vec::new(), sampling).unwrap());
+    bench_by(options, config, watch::channel(filters).1)
+}
+
+fn bench_by(options: RingOptions, config: IntakeConfig, filters: watch::Receiver<Arc<Filters>>) -> Bench {
     let ring = Flaky::new(options);
     let in_force = watch::Sender::new(level(TelemetryLevel::Full));
     let (commands, received) = mpsc::channel(1);
@@ -141,7 +150,7 @@ fn bench(options: RingOptions, config: IntakeConfig) -> Bench {
     let out = intake.outlet("src");
     let task = tokio::spawn(run(Parts {
         intake: intake.seal(),
-        gate: Gate::new(rules()),
+        filters,
         ring: Arc::clone(&ring) as Arc<dyn Ring>,
         in_force: in_force.subscribe(),
         commands: received,
@@ -343,4 +352,78 @@ async fn a_closed_ring_ends_the_intake_with_a_reason() {
     b.ring.close().unwrap();
     b.out.send(batch(0..10, 2), vec![1]).await.unwrap();
     assert!(matches!(b.task.await.unwrap(), Err(IntakeError::Closed)));
+}
+
+fn sampled(rules: &str) -> SamplingRules {
+    #[derive(serde::Deserialize)]
+    struct All {
+        sampling: Vec<crate::sampling::SampleRule>,
+    }
+    SamplingRules::new(toml::from_str::<All>(rules).unwrap().sampling, None)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sampled_share_is_kept_with_its_rate_and_the_rest_is_counted() {
+    let rules = sampled("[[sampling]]\nevent = \"Tick\"\nkeep = 0.25");
+    let bench = bench_with(RingOptions::default(), IntakeConfig::default(), rules);
+    bench.out.send(batch(0..4000, 2), Vec::new()).await.unwrap();
+    let Bench { ring, out, counters, task, .. } = bench;
+    drop(out);
+    task.await.unwrap().unwrap();
+    let (kept, dropped) = (counters.stored(), counters.dropped(DropReason::Sample));
+    assert!((800..1200).contains(&kept), "{kept}");
+    assert_eq!((kept + dropped, counters.read()), (4000, 4000));
+    ring.account().check().unwrap();
+    let mut known = tidegate_proto::wire::SchemaInterner::new();
+    for block in ring.read(Seq::ZERO, ReadLimit { bytes: 1 << 30, events: 1 << 30 }).unwrap().blocks {
+        let reader = tidegate_proto::wire::BlockReader::new(&block.data, &mut known).unwrap();
+        let mut events = Batch::new();
+        reader.read_into(&mut events).unwrap();
+        assert!(events.iter().all(|e| e.head().sample_ppm == 250_000));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeats_become_the_first_and_a_count_when_their_time_is_up() {
+    let rules = sampled("[[sampling]]\nprovider = \"Test.*\"\nrepeats = \"10s\"");
+    let bench = bench_with(RingOptions::default(), IntakeConfig::default(), rules);
+    let mut same = Batch::new();
+    for _ in 0..50 {
+        crate::testing::push(&mut same, 7, 2);
+    }
+    bench.out.send(same, Vec::new()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    // told without anything more coming
+    assert_eq!((bench.counters.read(), bench.counters.stored()), (51, 2));
+    assert_eq!(bench.counters.dropped(DropReason::Sample), 49);
+    let Bench { ring, out, task, .. } = bench;
+    drop(out);
+    task.await.unwrap().unwrap();
+    ring.account().check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn filters_that_are_exchanged_count_from_the_next_batch() {
+    let (tell, filters) =
+        watch::channel(Arc::new(Filters::new(rules(), Vec::new(), SamplingRules::default()).unwrap()));
+    let bench = bench_by(RingOptions::default(), IntakeConfig::default(), filters);
+    bench.out.send(batch(0..10, 2), Vec::new()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let off: crate::settings::OffRule = serde_json::from_str("{\"provider\": \"Test.*\"}").unwrap();
+    let sampling = SamplingRules::default().with_off(vec![off]);
+    tell.send_replace(Arc::new(Filters::new(rules(), Vec::new(), sampling).unwrap()));
+    bench.out.send(batch(10..20, 0), Vec::new()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((bench.counters.stored(), bench.counters.dropped(DropReason::Rule)), (10, 10));
+    assert!(Filters::new(rules(), vec!["nonsense".to_owned()], SamplingRules::default()).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_while_telemetry_was_disabled_is_not_gathered_later() {
+    let bench = bench(RingOptions::default(), IntakeConfig::default());
+    bench.in_force.send_modify(|f| f.quiet = Arc::from([(100, 200), (300, 400)]));
+    // their numbers are their times
+    bench.out.send(batch(50..450, 2), Vec::new()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((bench.counters.stored(), bench.counters.dropped(DropReason::Disabled)), (200, 200));
 }

@@ -5,6 +5,7 @@
 
 mod pins;
 mod running;
+mod sources;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -23,13 +24,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::IntakeConfig;
-use crate::control::Control;
+use crate::control::{Control, Who};
 use crate::dispatch::{self, DispatchError, Dispatcher, Phase, SinkOptions, Stats};
 use crate::gate::level::PolicyFile;
-use crate::gate::{Gate, Rules, UnknownSwitch};
-use crate::intake::{self as intake_task, Counters};
+use crate::gate::{Rules, UnknownSwitch};
+use crate::intake::{self as intake_task, Counters, Filters};
+use crate::sampling::SamplingRules;
+use crate::settings::remote::Remote;
 
 pub use running::{Handle, RunError, Running};
+pub use sources::Remake;
 pub use summary::{Failed, Progress, SinkProgress, SourceSummary, Summary, account_view};
 
 /// When a run ends by itself.
@@ -63,6 +67,15 @@ pub struct PipelineOptions {
     pub until: Until,
     /// What the sinks' pins see: told in health and in the audit log.
     pub pins: PinMonitor,
+    /// What is sampled, and how much passes.
+    pub sampling: SamplingRules,
+    /// How sources are made anew that were stopped while telemetry was disabled, by name. One
+    /// that is not here goes on, and the gate drops what it reads.
+    pub remake: BTreeMap<String, Remake>,
+    /// Names and SHA-256 of the catalogues, for the audit log.
+    pub catalogues: BTreeMap<String, String>,
+    /// Where remote settings come from.
+    pub remote: Option<Remote>,
 }
 
 impl Default for PipelineOptions {
@@ -77,6 +90,10 @@ impl Default for PipelineOptions {
             own_events: None,
             until: Until::Stopped,
             pins: PinMonitor::default(),
+            sampling: SamplingRules::default(),
+            remake: BTreeMap::new(),
+            catalogues: BTreeMap::new(),
+            remote: None,
         }
     }
 }
@@ -153,10 +170,14 @@ impl Pipeline {
         let mut policy = options.policy_file.clone().map(PolicyFile::new);
         let (control, commands) = Control::open(Arc::clone(&ring), options.level, policy.as_mut())?;
         let control = Arc::new(control);
+        let following = options.remote.clone().map(|remote| running::Following::new(remote, &ring));
+        let document = following.as_ref().and_then(|f| f.settings.document().cloned());
+        control.preset_remote(document.as_ref().and_then(|d| d.ceiling()));
         control.begin().await?;
-        let mut gate = Gate::new(rules);
-        let off: Vec<&str> = options.off.iter().map(String::as_str).collect();
-        gate.set_off(&off)?;
+        if !options.catalogues.is_empty() {
+            control.note_rules(options.catalogues.clone(), &options.off, &Who("start".to_owned()))?;
+        }
+        let filters = Filters::new(rules, options.off.clone(), options.sampling.clone())?;
 
         let (phase, abort) = (watch::Sender::new(Phase::Running), CancellationToken::new());
         let origin = Arc::new(Origin {
@@ -166,6 +187,7 @@ impl Pipeline {
         });
         let mut stats = BTreeMap::new();
         let mut dispatchers = Vec::new();
+        let to: Vec<Arc<dyn Sink>> = sinks.iter().map(|s| Arc::clone(&s.sink)).collect();
         for part in sinks {
             let counted = Arc::new(Stats::default());
             stats.insert(part.sink.id().to_string(), Arc::clone(&counted));
@@ -187,9 +209,13 @@ impl Pipeline {
         let counters = Arc::new(Counters::default());
         let outlets: Vec<_> = sources.iter().map(|s| way_in.outlet(&s.info().name)).collect();
         let own = options.own_events.map(|every| (way_in.outlet(OWN_SOURCE), every));
+        let shown = watch::Sender::new(Arc::new(running::reduced(&filters, document.as_deref())));
+        for sink in &to {
+            sink.hold_tenants(document.as_ref().map_or(&[], |d| d.tenants_off()));
+        }
         let task = intake_task::run(intake_task::Parts {
             intake: way_in.seal(),
-            gate,
+            filters: shown.subscribe(),
             ring: Arc::clone(&ring),
             in_force: control.watch(),
             commands,
@@ -210,14 +236,26 @@ impl Pipeline {
             sources_running: Default::default(),
             pins: options.pins,
             sources_failed: Default::default(),
+            filters: shown,
+            plain: filters.into(),
+            settings: watch::Sender::new(document),
+            sinks: to,
             alarms: Default::default(),
         };
         let parts = running::Tasks {
-            sources: sources.into_iter().zip(outlets).collect(),
+            sources: sources
+                .into_iter()
+                .zip(outlets)
+                .map(|(source, outlet)| {
+                    let remake = options.remake.get(&source.info().name).cloned();
+                    sources::Fresh { source, outlet, remake }
+                })
+                .collect(),
             intake: Box::pin(task),
             dispatchers,
             own,
             policy,
+            remote: following,
             until: options.until,
         };
         Ok(Running::start(shared, parts))

@@ -10,8 +10,9 @@ use tidegate_proto::batch::Batch;
 use tidegate_proto::level::DropReason;
 use tidegate_proto::own::{Gap, push_gap};
 use tidegate_ring::{Account, Ring, RingError};
+use tidegate_sinks::Sink;
 use tidegate_sinks::http::pins::PinMonitor;
-use tidegate_sources::{Outlet, Source, SourceEnd, SourceError};
+use tidegate_sources::Outlet;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -19,14 +20,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::pins;
+use super::sources::{Fresh, Sources};
 use super::summary::since;
-use super::{Failed, Progress, SourceSummary, Summary, Until};
+use super::{Progress, SourceSummary, Summary, Until};
 use crate::clock::now_ns;
-use crate::control::Control;
+use crate::control::{Control, InForce, Who};
 use crate::dispatch::{Dispatcher, Phase, Stats};
-use crate::gate::level::PolicyFile;
-use crate::intake::{Counters, IntakeError};
+use crate::gate::level::{LevelInForce, PolicyFile};
+use crate::intake::{Counters, Filters, IntakeError};
 use crate::own::{self, Health};
+use crate::settings::remote::{HttpFetch, Kept, Remote};
+use crate::settings::{self, Document, Settings, Store as _};
 
 /// How often the account is checked while it runs.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
@@ -54,15 +58,24 @@ pub(super) struct Shared {
     pub sources_failed: AtomicUsize,
     /// What stands apart from the sinks' and the level's own alarms.
     pub alarms: Mutex<Vec<String>>,
+    /// What the intake goes by: the configuration's part, reduced by the remote settings.
+    pub filters: watch::Sender<Arc<Filters>>,
+    /// The configuration's part alone.
+    pub plain: Mutex<Filters>,
+    /// The remote settings in force.
+    pub settings: watch::Sender<Option<Arc<Document>>>,
+    /// Where tenants are held.
+    pub sinks: Vec<Arc<dyn Sink>>,
 }
 
 /// What a run consists of.
 pub(super) struct Tasks {
-    pub sources: Vec<(Box<dyn Source>, Outlet)>,
+    pub sources: Vec<Fresh>,
     pub intake: BoxFuture<'static, Result<(), IntakeError>>,
     pub dispatchers: Vec<Dispatcher>,
     pub own: Option<(Outlet, Duration)>,
     pub policy: Option<PolicyFile>,
+    pub remote: Option<Following>,
     pub until: Until,
 }
 
@@ -114,6 +127,24 @@ impl Handle {
         &self.0.pins
     }
 
+    /// Gaps that sources have told, and the events known to have been in them.
+    #[must_use]
+    pub fn gaps(&self) -> (u64, u64) {
+        self.0.counters.gaps()
+    }
+
+    /// The remote settings in force, if there are any.
+    #[must_use]
+    pub fn settings(&self) -> Option<Arc<Document>> {
+        self.0.settings.borrow().clone()
+    }
+
+    /// Exchanges what the gate and sampling go by; what the remote settings say stays on top.
+    pub fn set_filters(&self, filters: Filters) {
+        *self.0.plain.lock().unwrap_or_else(PoisonError::into_inner) = filters;
+        self.0.refilter();
+    }
+
     /// Notes something that an operator must look at; it stands until the end of the run.
     pub fn alarm(&self, text: String) {
         self.0.alarm(text);
@@ -143,6 +174,7 @@ impl Drop for Running {
 impl Running {
     pub(super) fn start(shared: Shared, tasks: Tasks) -> Running {
         let shared = Arc::new(shared);
+        // so that nobody takes it for a run whose sources have ended
         shared.sources_running.store(tasks.sources.len(), Ordering::Relaxed);
         let task = tokio::spawn(conduct(Arc::clone(&shared), tasks));
         Running { handle: Handle(shared), task }
@@ -185,7 +217,7 @@ impl Running {
 }
 
 impl Shared {
-    fn alarm(&self, text: String) {
+    pub(super) fn alarm(&self, text: String) {
         let mut alarms = self.alarms.lock().unwrap_or_else(PoisonError::into_inner);
         if !alarms.contains(&text) && alarms.len() < 32 {
             alarms.push(text);
@@ -235,9 +267,96 @@ async fn until(deadline: &mut watch::Receiver<Option<Instant>>) {
     }
 }
 
+impl Shared {
+    /// Puts the intake's filters together again, from the configuration's and the remote settings.
+    fn refilter(&self) {
+        let plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let filters = reduced(&plain, self.settings.borrow().as_deref());
+        self.filters.send_replace(Arc::new(filters));
+    }
+
+    /// Brings a document of the remote settings into force.
+    async fn obey(&self, document: Option<Arc<Document>>) {
+        self.settings.send_replace(document.clone());
+        self.refilter();
+        let off: &[String] = document.as_ref().map_or(&[], |d| d.tenants_off());
+        for sink in &self.sinks {
+            sink.hold_tenants(off);
+        }
+        let ceiling = document.as_ref().and_then(|d| d.ceiling());
+        let who = Who("remote settings".to_owned());
+        if self.control.change(&who, |c| c.remote = ceiling).await.is_err() {
+            warn!("the remote settings are in force, though the audit log could not be written");
+        }
+    }
+}
+
+/// The configuration's filters, reduced by the remote settings.
+pub(super) fn reduced(plain: &Filters, document: Option<&Document>) -> Filters {
+    let mut filters = plain.clone();
+    if let Some(document) = document {
+        filters.sampling = Arc::new(document.sampling((*plain.sampling).clone()));
+    }
+    filters
+}
+
+/// Remote settings, with what was kept of them already read.
+pub(super) struct Following {
+    pub settings: Settings,
+    pub remote: Remote,
+    pub store: Kept,
+}
+
+impl Following {
+    /// Reads and verifies what was kept.
+    pub fn new(remote: Remote, ring: &Arc<dyn Ring>) -> Following {
+        let store = Kept { cache: remote.cache.clone(), ring: Arc::clone(ring) };
+        let (settings, refused) = Settings::open(remote.keys.clone(), store.read().as_deref());
+        if let Some(refusal) = refused {
+            error!(error = %refusal.error, "the remote settings that were kept are refused");
+            if let Some(what) = refusal.audit {
+                store.audit(what);
+            }
+        }
+        Following { settings, remote, store }
+    }
+}
+
+/// Polls the remote settings and brings each document into force.
+async fn follow_settings(shared: Arc<Shared>, following: Following) {
+    let Following { settings, remote, store } = following;
+    let stop = shared.abort.child_token();
+    let fetch = HttpFetch { remote, ring: Arc::clone(&shared.ring), in_force: shared.control.watch() };
+    let tell = watch::Sender::new(None);
+    let mut told = tell.subscribe();
+    let obeying = async {
+        while told.changed().await.is_ok() {
+            let now = told.borrow_and_update().clone();
+            let same = *shared.settings.borrow() == now;
+            if !same {
+                shared.obey(now).await;
+            }
+        }
+    };
+    let mut chance = crate::dispatch::retry::Xorshift::new({
+        use std::hash::{BuildHasher as _, RandomState};
+        RandomState::new().hash_one("settings")
+    });
+    let chance = move || {
+        use crate::dispatch::retry::Chance as _;
+        #[expect(clippy::cast_precision_loss, reason = "any number from 0 to 1")]
+        let share = (chance.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        share
+    };
+    tokio::select! {
+        () = settings::run(settings, &fetch, &store, &tell, chance, stop) => {}
+        () = obeying => {}
+    }
+}
+
 /// Leads a run from its beginning to its end.
 async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError> {
-    let Tasks { sources, intake, dispatchers, own, policy, until: end } = tasks;
+    let Tasks { sources, intake, dispatchers, own, policy, remote, until: end } = tasks;
     let mut deadline = shared.deadline.subscribe();
     let watcher = policy.map(|policy| {
         let (control, stop) = (Arc::clone(&shared.control), shared.abort.child_token());
@@ -248,6 +367,7 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
         Arc::clone(&shared.ring),
         shared.abort.child_token(),
     ));
+    let remote = remote.map(|remote| tokio::spawn(follow_settings(Arc::clone(&shared), remote)));
     let mut sinks = JoinSet::new();
     for dispatcher in dispatchers {
         sinks.spawn(dispatcher.run());
@@ -256,17 +376,19 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
     let keep_open = end == Until::Stopped;
     let own_stop = CancellationToken::new();
     let own = tokio::spawn(tell_about_itself(Arc::clone(&shared), own, own_stop.clone()));
-    let (ended, mut running) = start_sources(&shared, sources);
 
     // 1. sources
-    let mut summaries = Vec::new();
+    let mut in_force = shared.control.watch();
+    // what comes to an end by itself would not if it waited for a switch; the gate drops it then
+    let allowed = |f: &InForce| f.level.enabled || !keep_open;
+    let mut running = Sources::start(&shared, sources, allowed(&in_force.borrow_and_update()));
     let stop_at = async {
         shared.stop.cancelled().await;
         tokio::time::sleep(SOURCE_STOP).await;
     };
     let mut stop_at = std::pin::pin!(stop_at);
     let mut early = None;
-    loop {
+    while running.any_left() || keep_open {
         tokio::select! {
             biased;
             () = shared.abort.cancelled() => break,
@@ -277,38 +399,16 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
                 }
                 early = Some(done);
             }
-            Some(done) = running.join_next_with_id(), if !running.is_empty() => {
-                let summary = source_summary(&ended, done);
-                if summary.failed.is_some() {
-                    shared.sources_failed.fetch_add(1, Ordering::Relaxed);
-                }
-                shared.sources_running.fetch_sub(1, Ordering::Relaxed);
-                summaries.push(summary);
-            }
+            () = running.next() => {}
             () = &mut stop_at => break,
-            () = shared.stop.cancelled(), if running.is_empty() => break,
-            else => break,
-        }
-        if running.is_empty() && !keep_open {
-            break;
+            () = shared.stop.cancelled(), if shared.sources_running.load(Ordering::Relaxed) == 0 => break,
+            Ok(()) = in_force.changed() => {
+                let now = allowed(&in_force.borrow_and_update());
+                running.allow(now);
+            }
         }
     }
-    for (_, name) in &ended {
-        if summaries.iter().any(|s: &SourceSummary| s.name == *name) {
-            continue;
-        }
-        warn!(source = %name, "a source did not stop in time and is cut off");
-        let name = name.clone();
-        summaries.push(SourceSummary {
-            name,
-            stopped: true,
-            problems: Vec::new(),
-            problem_count: 0,
-            error: None,
-            failed: None,
-        });
-    }
-    running.shutdown().await;
+    let summaries = running.finish().await;
     own_stop.cancel();
 
     // 2. what they handed over
@@ -345,6 +445,9 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
     // both have been told
     let _ = own.await;
     let _ = pin_watch.await;
+    if let Some(remote) = remote {
+        let _ = remote.await;
+    }
     if let Some(watcher) = watcher {
         let _ = watcher.await;
     }
@@ -356,75 +459,6 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
         Some(Err(e)) if e.is_panic() => Err(RunError::Broken(e.to_string())),
         _ => summary,
     }
-}
-
-type Ended = (Result<SourceEnd, SourceError>, bool);
-type Names = Vec<(tokio::task::Id, String)>;
-
-fn start_sources(shared: &Arc<Shared>, sources: Vec<(Box<dyn Source>, Outlet)>) -> (Names, JoinSet<Ended>) {
-    let mut running = JoinSet::new();
-    let mut names = Vec::new();
-    for (source, outlet) in sources {
-        let name = source.info().name;
-        let stop = shared.stop.child_token();
-        let stopped = stop.clone();
-        let task = running.spawn(async move {
-            let done = source.run(outlet, stop).await;
-            (done, stopped.is_cancelled())
-        });
-        names.push((task.id(), name));
-    }
-    (names, running)
-}
-
-fn source_summary(
-    names: &Names,
-    done: Result<(tokio::task::Id, Ended), tokio::task::JoinError>,
-) -> SourceSummary {
-    let id = match &done {
-        Ok((id, _)) => *id,
-        Err(e) => e.id(),
-    };
-    let name = names.iter().find(|(i, _)| *i == id).map(|(_, n)| n.clone()).unwrap_or_default();
-    let mut summary = SourceSummary {
-        name,
-        stopped: false,
-        problems: Vec::new(),
-        problem_count: 0,
-        error: None,
-        failed: None,
-    };
-    match done {
-        Ok((_, (Ok(end), _))) => {
-            summary.stopped = end.stopped;
-            summary.problem_count = end.problem_count;
-            summary.problems = end.problems;
-            summary.problems.truncate(100);
-        }
-        Ok((_, (Err(e), stopped))) => {
-            summary.stopped = stopped;
-            summary.failed = Some(match &e {
-                SourceError::Denied(_) => Failed::Denied,
-                SourceError::Session(_) | SourceError::Unsupported { .. } => Failed::Unavailable,
-                _ => Failed::Input,
-            });
-            let mut text = e.to_string();
-            let mut next = std::error::Error::source(&e);
-            while let Some(e) = next {
-                text.push_str(": ");
-                text.push_str(&e.to_string());
-                next = e.source();
-            }
-            error!(source = %summary.name, error = %text, "a source failed");
-            summary.error = Some(text);
-        }
-        Err(e) => {
-            error!(source = %summary.name, error = %e, "a source broke down");
-            summary.error = Some(format!("it broke down: {e}"));
-            summary.failed = Some(Failed::Input);
-        }
-    }
-    summary
 }
 
 async fn blocking<T: Send + 'static>(
@@ -487,14 +521,14 @@ async fn tell_about_itself(shared: Arc<Shared>, own: Option<(Outlet, Duration)>,
         Some((outlet, every)) => (Some(outlet), every),
         None => (None, Duration::MAX),
     };
-    let settings = |cause: &str, level: &crate::gate::level::LevelInForce| {
+    let settings = |cause: &str, level: &LevelInForce, before: Option<&LevelInForce>| {
         let mut batch = Batch::new();
-        own::push_settings(&mut batch, level, cause, now_ns());
+        own::push_settings(&mut batch, level, before, cause, now_ns());
         batch
     };
     if let Some(outlet) = &outlet {
         // an intake that is gone is the end of the run, which others notice
-        let _ = outlet.send(settings("start", &level), Vec::new()).await;
+        let _ = outlet.send(settings("start", &level, None), Vec::new()).await;
     }
     let mut check = tokio::time::interval_at(Instant::now() + CHECK_EVERY, CHECK_EVERY);
     let mut told = Instant::now();
@@ -525,15 +559,16 @@ async fn tell_about_itself(shared: Arc<Shared>, own: Option<(Outlet, Duration)>,
                 if now == level {
                     continue;
                 }
-                level = now;
+                let before = std::mem::replace(&mut level, now);
                 if let Some(outlet) = &outlet {
-                    let _ = outlet.send(settings("change", &level), Vec::new()).await;
+                    let _ = outlet.send(settings("change", &level, Some(&before)), Vec::new()).await;
                 }
             }
             () = tokio::time::sleep_until(health_at), if outlet.is_some() => {
                 told = Instant::now();
                 next = every;
-                let Ok((account, status)) = blocking(&shared, |r| (r.account(), r.status())).await else { continue };
+                let look = |r: &dyn Ring| (r.account(), r.status(), crate::device::id(r).ok());
+                let Ok((account, status, device)) = blocking(&shared, look).await else { continue };
                 let error = account.check().err();
                 let progress = shared.progress();
                 let mut batch = Batch::new();
@@ -544,6 +579,9 @@ async fn tell_about_itself(shared: Arc<Shared>, own: Option<(Outlet, Duration)>,
                     sinks: &progress.sinks,
                     alarms: &progress.alarms,
                     uptime_s: shared.begun.elapsed().as_secs(),
+                    gaps: shared.counters.gaps(),
+                    pins: &shared.pins.states(),
+                    device: device.as_deref(),
                 }, now_ns());
                 if let Some(outlet) = &outlet {
                     let _ = outlet.send(batch, Vec::new()).await;

@@ -45,6 +45,8 @@ pub struct SinkProgress {
     pub deliveries: u64,
     /// Attempts that failed.
     pub failures: u64,
+    /// Attempts by what they came to: `ok`, `retry`, `timeout`, `split`, `hold`, `reject`.
+    pub attempts: BTreeMap<&'static str, u64>,
     /// Places of the ring that are not settled yet; an upper bound of the events that wait.
     pub waiting: u64,
     /// When the last delivery succeeded, nanoseconds since 1970.

@@ -322,3 +322,55 @@ async fn a_level_lowered_while_nothing_ran_is_carried_through_at_the_start() {
     running.wait().await.unwrap();
     assert_eq!(back.numbers().len(), 500);
 }
+
+#[tokio::test(start_paused = true)]
+async fn disabling_stops_the_sources_and_enabling_lets_them_go_on_where_they_stood() {
+    let ring = ring();
+    let sink = Fake::fine("a");
+    let source = || Counting { pause: Duration::from_millis(100), step: 10, ..Counting::new(1, 1_000_001) };
+    let mut parts = parts(&ring, source(), &[&sink]);
+    parts.options.until = Until::Stopped;
+    let remake = Remake::new(move |position| {
+        let from = u64::from_le_bytes(position.unwrap().try_into().unwrap());
+        Ok(Box::new(Counting { from, ..source() }))
+    });
+    parts.options.remake.insert("count".to_owned(), remake);
+    let running = Pipeline::start(parts).await.unwrap();
+    let (handle, who) = (running.handle(), Who("me".to_owned()));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    handle.control().set_enabled(false, &who).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let (read, delivered) = (handle.progress().read, sink.numbers().len());
+    assert!(read > 500 && handle.progress().sources_running == 0, "{:?}", handle.progress());
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!((handle.progress().read, sink.numbers().len()), (read, delivered));
+    handle.control().set_enabled(true, &who).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(handle.progress().sources_running, 1);
+    let summary = running.stop(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(summary.account_error, None);
+    let numbers = sink.numbers();
+    assert!(numbers.len() > delivered + 500);
+    // none twice, and the only ones left out were on their way when it was disabled
+    let lost = summary.total.dropped.get(&DropReason::Disabled).copied().unwrap_or(0);
+    assert_eq!(numbers.last().unwrap() - numbers.first().unwrap() + 1, numbers.len() as u64 + lost);
+    assert_eq!(sink.seen.lock().unwrap().repeats, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn disabled_at_the_start_no_source_runs_until_it_is_enabled() {
+    let ring = ring();
+    ring.put("telemetry.enabled", Some(b"0")).unwrap();
+    let sink = Fake::fine("a");
+    let mut parts = parts(&ring, Counting::new(0, 100), &[&sink]);
+    parts.options.until = Until::Stopped;
+    parts.options.remake.insert("count".to_owned(), Remake::new(|_| unreachable!("it never ran")));
+    let running = Pipeline::start(parts).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!((running.progress().read, running.progress().sources_running), (0, 0));
+    running.handle().control().set_enabled(true, &Who("me".to_owned())).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(sink.numbers().len(), 100);
+    let summary = running.stop(Duration::from_secs(10)).await.unwrap();
+    assert!(summary.sources.iter().all(|s| !s.stopped), "its input had ended");
+}

@@ -8,7 +8,8 @@
 //! * **rates**: so many a second for a rule, and so many for all, shared fairly.
 //!
 //! What is left out is counted as [`DropReason::Sample`](tidegate_proto::level::DropReason).
-//! Events of level Security and the collector's own are never left out. Time is given by the
+//! Events of level Security and the collector's own are never left out, but
+//! for kinds that the remote settings switch off: those go whatever their level, the collector's own excepted. Time is given by the
 //! caller: nothing here reads a clock.
 
 mod rate;
@@ -35,6 +36,8 @@ pub enum Sampled<'a> {
     Keep(Cleared<'a>),
     /// It is left out, to be counted as `DropReason::Sample`.
     Drop,
+    /// The remote settings switch its kind off, to be counted as `DropReason::Rule`.
+    Off,
 }
 
 /// What the rules come to for one kind of event.
@@ -47,6 +50,7 @@ struct Plan {
     repeats_ns: i64,
     provider: usize,
     exempt: bool,
+    off: bool,
 }
 
 /// One thread's sampler. Bounded: [`Sampler::CACHED`] kinds of events, [`Sampler::PROVIDERS`]
@@ -94,6 +98,13 @@ impl Sampler {
         *self = Sampler { repeats, ..Sampler::new(rules) };
     }
 
+    /// Whether it keeps everything, without looking at it.
+    #[inline]
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.idle
+    }
+
     /// Decides on one event. `now_ns` is any clock that does not go back, in nanoseconds; it
     /// moves rates and repeats. Sampling itself does not depend on it.
     #[inline]
@@ -110,6 +121,9 @@ impl Sampler {
             *slot = Some(Box::new(plan(&self.rules, event)));
         }
         let Some(plan) = slot.as_deref() else { return Sampled::Keep(cleared) };
+        if plan.off {
+            return Sampled::Off;
+        }
         if plan.exempt || cleared.level() == TelemetryLevel::Security {
             return Sampled::Keep(cleared);
         }
@@ -159,6 +173,7 @@ fn plan(rules: &SamplingRules, event: EventRef<'_>) -> Plan {
         repeats_ns: 0,
         provider: rate::slot_of(&schema.provider_name, &schema.provider_guid),
         exempt: schema.decoder == Decoder::Own,
+        off: schema.decoder != Decoder::Own && rules.is_off(&schema.provider_name, &schema.event_name),
     };
     for (n, rule) in rules.rules().iter().enumerate() {
         if !rule.fits(&schema.provider_name, &schema.event_name) {

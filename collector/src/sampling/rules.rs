@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use crate::gate::Globs;
+use crate::settings::OffRule;
 
 /// All of a million.
 pub const WHOLE_PPM: u32 = 1_000_000;
@@ -124,6 +125,7 @@ pub struct SamplingRules {
     rules: Vec<SampleRule>,
     per_second: Option<f64>,
     remote: Vec<SampleRule>,
+    off: Vec<OffRule>,
 }
 
 impl SamplingRules {
@@ -132,7 +134,7 @@ impl SamplingRules {
     #[must_use]
     pub fn new(rules: Vec<SampleRule>, per_second: Option<f64>) -> SamplingRules {
         let per_second = per_second.filter(|n| n.is_finite() && *n >= 0.0);
-        SamplingRules { rules, per_second, remote: Vec::new() }
+        SamplingRules { rules, per_second, ..SamplingRules::default() }
     }
 
     /// The same with the remote settings' rules. Of those only the shares count, the lowest of
@@ -143,10 +145,17 @@ impl SamplingRules {
         self
     }
 
+    /// The same with kinds of events that the remote settings switch off.
+    #[must_use]
+    pub fn with_off(mut self, off: Vec<OffRule>) -> SamplingRules {
+        self.off = off;
+        self
+    }
+
     /// Whether everything is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty() && self.remote.is_empty() && self.per_second.is_none()
+        self.rules.is_empty() && self.remote.is_empty() && self.off.is_empty() && self.per_second.is_none()
     }
 
     pub(super) fn rules(&self) -> &[SampleRule] {
@@ -155,6 +164,10 @@ impl SamplingRules {
 
     pub(super) fn per_second(&self) -> Option<f64> {
         self.per_second
+    }
+
+    pub(super) fn is_off(&self, provider: &str, event: &str) -> bool {
+        self.off.iter().any(|r| r.fits(provider, event))
     }
 
     pub(super) fn remote_ppm(&self, provider: &str, event: &str) -> u32 {

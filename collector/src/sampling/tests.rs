@@ -56,7 +56,7 @@ impl Stage {
         };
         match self.sampler.decide(cleared, now_ns) {
             Sampled::Keep(c) => Some(c.sample_ppm()),
-            Sampled::Drop => None,
+            Sampled::Drop | Sampled::Off => None,
         }
     }
 }

@@ -47,6 +47,15 @@ pub struct OffRule {
     event: Option<Globs>,
 }
 
+impl OffRule {
+    /// Whether it is on such events.
+    #[must_use]
+    pub fn fits(&self, provider: &str, event: &str) -> bool {
+        self.provider.as_ref().is_none_or(|g| g.matches(provider))
+            && self.event.as_ref().is_none_or(|g| g.matches(event))
+    }
+}
+
 /// A checked document. All it can say reduces.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,10 +167,7 @@ impl Document {
     /// Whether events of this kind are off. They are dropped like events a rule drops.
     #[must_use]
     pub fn is_off(&self, provider: &str, event: &str) -> bool {
-        self.off.iter().any(|r| {
-            r.provider.as_ref().is_none_or(|g| g.matches(provider))
-                && r.event.as_ref().is_none_or(|g| g.matches(event))
-        })
+        self.off.iter().any(|r| r.fits(provider, event))
     }
 
     /// Whether any kind of event is off at all.
@@ -170,10 +176,10 @@ impl Document {
         !self.off.is_empty()
     }
 
-    /// The configuration's sampling, reduced by the document's.
+    /// The configuration's sampling, reduced by the document's, and without what it switches off.
     #[must_use]
     pub fn sampling(&self, own: SamplingRules) -> SamplingRules {
-        own.with_remote(self.sampling.clone())
+        own.with_remote(self.sampling.clone()).with_off(self.off.clone())
     }
 
     /// Tenants to which nothing is sent, as their keys or ids are configured.

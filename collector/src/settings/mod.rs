@@ -29,7 +29,9 @@
 mod document;
 mod envelope;
 mod poll;
+pub mod remote;
 mod run;
+pub mod sign;
 #[cfg(test)]
 mod tests;
 

@@ -63,13 +63,15 @@ impl EventsSink {
     async fn attempt(&self, batch: &SinkBatch) -> Result<Delivered, DeliverError> {
         let now = Instant::now();
         let (held, none_free) = {
-            let holds = lock(&self.holds);
+            let mut holds = lock(&self.holds);
+            holds.extend_off(now);
             let held: Vec<bool> =
                 (0..self.parts.mapping.tenants.len()).map(|t| holds.left(t, now).is_some()).collect();
             (held, holds.all_left(now))
         };
         if let Some(left) = none_free {
-            let why = "the endpoint has told every tenant of this sink to wait".to_owned();
+            let why =
+                "every tenant of this sink is to wait, by the endpoint or the remote settings".to_owned();
             return Err(DeliverError::Retry { after: Some(left), source: said(why) });
         }
         let known: Vec<Seq> = {
@@ -243,6 +245,11 @@ impl Sink for EventsSink {
 
     fn limits(&self) -> BatchLimits {
         self.parts.limits
+    }
+
+    fn hold_tenants(&self, keys: &[String]) {
+        let off = self.parts.mapping.tenants.iter().map(|t| keys.iter().any(|k| k == t.key())).collect();
+        lock(&self.holds).set_off(off);
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), DeliverError>> {

@@ -54,11 +54,34 @@ impl Skew {
 
 /// Which tenants are held until when.
 #[derive(Debug)]
-pub(super) struct Holds(Vec<Option<Instant>>);
+pub(super) struct Holds(Vec<Option<Instant>>, Vec<bool>);
+
+/// How long an operator's hold stands before it is looked at again.
+const OFF: Duration = Duration::from_secs(60);
 
 impl Holds {
     pub fn new(tenants: usize) -> Holds {
-        Holds(vec![None; tenants])
+        Holds(vec![None; tenants], Vec::new())
+    }
+
+    /// Tenants that the operator holds; all others are free of that.
+    pub fn set_off(&mut self, off: Vec<bool>) {
+        for (slot, before) in self.0.iter_mut().zip(&self.1) {
+            // an endpoint's own hold may be forgotten with it: it is told again
+            if *before {
+                *slot = None;
+            }
+        }
+        self.1 = off;
+    }
+
+    /// Goes on holding the tenants that the operator holds.
+    pub fn extend_off(&mut self, now: Instant) {
+        for (slot, off) in self.0.iter_mut().zip(&self.1) {
+            if *off {
+                *slot = Some(slot.map_or(now + OFF, |until| until.max(now + OFF)));
+            }
+        }
     }
 
     /// How long a tenant is still held; `None` when it is not.

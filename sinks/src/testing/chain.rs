@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsage
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{Canned, CannedServer};
+use super::{Canned, CannedServer, Seen};
 use crate::http::pins::Pin;
 
 /// A certificate, its key, and the right to sign others.
@@ -139,18 +139,29 @@ impl Chain {
         self.serve_with(&[]).await
     }
 
+    /// A server that shows it and answers what a function says.
+    ///
+    /// # Panics
+    /// When no port can be opened.
+    pub async fn answer(&self, handler: impl Fn(&Seen) -> Canned + Send + Sync + 'static) -> CannedServer {
+        CannedServer::tls(self.server(&[]), handler).await
+    }
+
     /// The chain, and certificates that have nothing to do with it.
     ///
     /// # Panics
     /// When no port can be opened.
     pub async fn serve_with(&self, more: &[&Made]) -> CannedServer {
+        CannedServer::tls(self.server(more), |_| Canned::status(200)).await
+    }
+
+    fn server(&self, more: &[&Made]) -> ServerConfig {
         let mut chain = vec![self.leaf.der.clone(), self.middle.der.clone()];
         chain.extend(more.iter().map(|m| m.der.clone()));
-        let config = versions(rustls::ALL_VERSIONS)
+        versions(rustls::ALL_VERSIONS)
             .with_no_client_auth()
             .with_single_cert(chain, private(&self.leaf.key))
-            .unwrap();
-        CannedServer::tls(config, |_| Canned::status(200)).await
+            .unwrap()
     }
 }
 

@@ -35,6 +35,6 @@ pub(super) fn run(args: &Args, logs: &logs::Options) -> Done {
     config.sources.clear();
     config.health.events = false;
     let checked = assemble::check(config).map_err(|e| daemon::config_failure(&e))?;
-    let ran = daemon::run(checked, &args.look, Ends::WithInput(args.patience))?;
+    let ran = daemon::run(checked, None, &args.look, Ends::WithInput(args.patience))?;
     Ok(ran.exit)
 }

@@ -18,7 +18,7 @@ pub fn all() -> Vec<Route> {
 /// Most entries of a chain in one answer.
 pub const PAGE: u64 = 1000;
 
-fn own() -> [Route; 12] {
+fn own() -> [Route; 13] {
     use Right::{Change, Look};
     let route = |method, path, right, remote, about, run| Route { method, path, right, remote, about, run };
     [
@@ -51,6 +51,12 @@ fn own() -> [Route; 12] {
         }),
         route("POST", "/v1/reload", Change, false, "read the configuration again", |api, call| {
             Box::pin(reload(api, call))
+        }),
+        route("POST", "/v1/settings/refresh", Change, false, "ask for the remote settings now", |api, _| {
+            Box::pin(async move {
+                api.handle().ask_for_settings();
+                Ok(json!({ "asked": true }))
+            })
         }),
         route("GET", "/v1/ping", Look, true, "whether it answers", |_, _| {
             Box::pin(async { Ok(json!({ "version": env!("CARGO_PKG_VERSION") })) })

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::exit::{Done, Exit, Failure};
+use super::state::{self, Of};
 use super::{no_input, out};
 use crate::settings::sign::{self, SignError};
 use crate::settings::{PublicKey, SettingsError};
@@ -39,6 +40,8 @@ enum Command {
         #[arg(long)]
         key_id: String,
     },
+    /// Have a collector that runs ask for them now.
+    Refresh(Of),
     /// Check a signed document as a collector would.
     Verify {
         /// What collectors fetch.
@@ -68,6 +71,14 @@ fn refused(error: &SettingsError) -> Failure {
 pub(super) fn run(args: &Args) -> Done {
     let mut out = out::stdout();
     let text = match &args.command {
+        Command::Refresh(of) => {
+            let Some(client) = state::running(&of.config()?)? else {
+                return Err(Failure::new(Exit::TempFail, "no collector runs with this configuration")
+                    .hint("it asks when it starts"));
+            };
+            let value = state::ask(&client, "POST", "/v1/settings/refresh", &serde_json::Value::Null)?;
+            return state::print(of, &value, "asked; status shows what is in force").map(|()| Exit::Ok);
+        }
         Command::Keygen { private } => keygen(private)?,
         Command::Sign { document, key, key_id } => {
             let private = String::from_utf8_lossy(&read(key)?).into_owned();

@@ -54,6 +54,9 @@ pub(super) fn asking_failed(error: &ClientError) -> Failure {
         ClientError::Refused { status: 403, error, help } => {
             Failure::new(Exit::NoPermission, error.clone()).hint(help.clone())
         }
+        ClientError::Refused { status: 422, error, help } => {
+            Failure::new(Exit::Config, error.clone()).hint(help.clone())
+        }
         ClientError::Refused { status: 400..500, error, help } => {
             Failure::new(Exit::Usage, error.clone()).hint(help.clone())
         }

@@ -239,6 +239,7 @@ impl Pipeline {
             filters: shown,
             plain: filters.into(),
             settings: watch::Sender::new(document),
+            ask: Default::default(),
             sinks: to,
             alarms: Default::default(),
         };

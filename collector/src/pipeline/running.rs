@@ -13,7 +13,7 @@ use tidegate_ring::{Account, Ring, RingError};
 use tidegate_sinks::Sink;
 use tidegate_sinks::http::pins::PinMonitor;
 use tidegate_sources::Outlet;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +64,8 @@ pub(super) struct Shared {
     pub plain: Mutex<Filters>,
     /// The remote settings in force.
     pub settings: watch::Sender<Option<Arc<Document>>>,
+    /// Has the remote settings asked for at once.
+    pub ask: Notify,
     /// Where tenants are held.
     pub sinks: Vec<Arc<dyn Sink>>,
 }
@@ -137,6 +139,11 @@ impl Handle {
     #[must_use]
     pub fn settings(&self) -> Option<Arc<Document>> {
         self.0.settings.borrow().clone()
+    }
+
+    /// Has the remote settings asked for at once, where there are any.
+    pub fn ask_for_settings(&self) {
+        self.0.ask.notify_one();
     }
 
     /// Exchanges what the gate and sampling go by; what the remote settings say stays on top.
@@ -349,7 +356,7 @@ async fn follow_settings(shared: Arc<Shared>, following: Following) {
         share
     };
     tokio::select! {
-        () = settings::run(settings, &fetch, &store, &tell, chance, stop) => {}
+        () = settings::run(settings, &fetch, &store, &tell, chance, &shared.ask, stop) => {}
         () = obeying => {}
     }
 }

@@ -13,10 +13,11 @@ use super::running::Shared;
 use super::{Failed, SourceSummary};
 
 type Made = Result<Box<dyn Source>, SourceError>;
+type Make = dyn Fn(Option<&[u8]>) -> Made + Send + Sync;
 
 /// Makes a source anew that was stopped, to go on at a position.
 #[derive(Clone)]
-pub struct Remake(Arc<dyn Fn(Option<&[u8]>) -> Made + Send + Sync>);
+pub struct Remake(Arc<Make>);
 
 impl Remake {
     /// By a function.

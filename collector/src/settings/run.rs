@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -58,7 +58,8 @@ impl fmt::Debug for dyn Fetch {
 }
 
 /// Polls until it is told to stop, and publishes each document in force to `tell`. What is in
-/// force at first is published at once. `chance` gives numbers from 0 to 1.
+/// force at first is published at once. `chance` gives numbers from 0 to 1; `ask` has it
+/// ask at once.
 ///
 /// # Cancel safety
 /// Can be dropped at any point.
@@ -68,6 +69,7 @@ pub async fn run(
     store: &dyn Store,
     tell: &watch::Sender<Option<Arc<Document>>>,
     mut chance: impl FnMut() -> f64 + Send,
+    ask: &Notify,
     stop: CancellationToken,
 ) {
     tell.send_replace(settings.document().cloned());
@@ -75,6 +77,7 @@ pub async fn run(
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(settings.next_poll(chance())) => {}
+            () = ask.notified() => {}
         }
         let reply = tokio::select! {
             () = stop.cancelled() => return,

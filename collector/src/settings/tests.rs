@@ -247,7 +247,18 @@ async fn polling_asks_with_the_validator_and_publishes_what_is_in_force() {
     let stop = CancellationToken::new();
     let task = tokio::spawn({
         let (script, stop) = (Arc::clone(&script), stop.clone());
-        async move { run(Settings::open(keys(), None).0, &*script, &*script, &tell, || 0.5, stop).await }
+        async move {
+            run(
+                Settings::open(keys(), None).0,
+                &*script,
+                &*script,
+                &tell,
+                || 0.5,
+                &tokio::sync::Notify::new(),
+                stop,
+            )
+            .await
+        }
     });
     let begin = tokio::time::Instant::now();
     let version = told.wait_for(|d| d.as_ref().is_some_and(|d| d.version() == 2)).await.map(|d| d.clone());

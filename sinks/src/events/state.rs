@@ -57,7 +57,7 @@ impl Skew {
 pub(super) struct Holds(Vec<Option<Instant>>, Vec<bool>);
 
 /// How long an operator's hold stands before it is looked at again.
-const OFF: Duration = Duration::from_secs(60);
+const OFF: Duration = Duration::from_secs(10);
 
 impl Holds {
     pub fn new(tenants: usize) -> Holds {
@@ -174,6 +174,25 @@ mod tests {
         assert_eq!(known.after(200, Some("999")), known, "later ones are passed over");
         assert_eq!(Skew::Untold.header(), None);
         assert_eq!(Skew::Untold.after(200, Some("5")), Skew::Known(5));
+    }
+
+    #[test]
+    fn the_operators_hold_stands_until_it_is_taken_away() {
+        let mut holds = Holds::new(2);
+        let mut now = Instant::now();
+        holds.set_off(vec![false, true]);
+        for _ in 0..100 {
+            holds.extend_off(now);
+            assert!(holds.left(0, now).is_none() && holds.left(1, now).is_some());
+            assert!(holds.all_left(now).is_none(), "the other one is served");
+            now += OFF * 3;
+        }
+        holds.set_off(vec![true, true]);
+        holds.extend_off(now);
+        assert_eq!(holds.all_left(now), Some(OFF));
+        holds.set_off(vec![false, false]);
+        holds.extend_off(now);
+        assert!(holds.left(0, now).is_none() && holds.left(1, now).is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -209,6 +209,8 @@ pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
         off: config.telemetry.off,
         intake: config.intake,
         own_events: config.health.events.then_some(config.health.every),
+        aggregates: (config.aggregates.enabled && until == Until::Stopped)
+            .then(|| config.aggregates.options(&path)),
         until,
         pins: http.pins.clone(),
         sampling: sampling(&config.sampling, config.intake),

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use tidegate_proto::level::{Class, TelemetryLevel};
-use tidegate_proto::wire::BlockBuilder;
+use tidegate_proto::wire::{BlockBuilder, Judged};
 use tidegate_ring::{NewBlock, PerLevel};
 
 use crate::gate::Cleared;
@@ -17,12 +17,14 @@ use crate::gate::Cleared;
 struct Open {
     level: TelemetryLevel,
     block: BlockBuilder,
+    /// By what all its events are judged.
+    judged: Judged,
     time_ns: (i64, i64),
 }
 
 impl Open {
     fn new(level: TelemetryLevel) -> Open {
-        Open { level, block: BlockBuilder::new(), time_ns: (i64::MAX, i64::MIN) }
+        Open { level, block: BlockBuilder::new(), judged: Judged::default(), time_ns: (i64::MAX, i64::MIN) }
     }
 
     fn events(&self) -> u64 {
@@ -33,7 +35,8 @@ impl Open {
         if self.block.is_empty() {
             return None;
         }
-        let done = std::mem::replace(self, Open::new(self.level));
+        let mut done = std::mem::replace(self, Open::new(self.level));
+        done.block.set_judged(done.judged);
         let mut levels: PerLevel = [0; 4];
         if let Some(n) = levels.get_mut(usize::from(done.level as u8)) {
             *n = done.events();
@@ -80,6 +83,10 @@ impl Encoder {
     pub fn push(&mut self, cleared: Cleared<'_>) -> Result<(), Oversize> {
         let level = cleared.level();
         let Some(open) = self.open.get_mut(usize::from(level as u8)) else { return Ok(()) };
+        if open.judged != cleared.judged() {
+            self.full.extend(open.take());
+            open.judged = cleared.judged();
+        }
         let mark = open.block.mark();
         let before = open.block.len();
         let event = cleared.event();

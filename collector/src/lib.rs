@@ -1,6 +1,7 @@
 //! The Tidegate collector: the gate, the pipeline, dispatch and the program.
 #![forbid(unsafe_code)]
 
+pub mod aggregate;
 pub mod api;
 pub mod assemble;
 pub mod audit;
@@ -18,6 +19,7 @@ pub mod pipeline;
 pub mod purge;
 pub mod receipts;
 pub mod reload;
+pub mod report;
 pub mod sampling;
 pub mod settings;
 #[cfg(test)]

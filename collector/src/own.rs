@@ -12,6 +12,7 @@ use tidegate_proto::value::{Format, ValueRef};
 use tidegate_ring::{Account, PerLevel, Status};
 use tidegate_sinks::http::pins::PinState;
 
+use crate::aggregate::Hour;
 use crate::gate::level::LevelInForce;
 use crate::pipeline::SinkProgress;
 
@@ -65,6 +66,37 @@ pub fn push_settings(
     }
     event.finish();
 }
+
+/// Event id of quality.
+pub const QUALITY_ID: u16 = 6;
+
+/// Appends how many critical alerts an hour had on this hardware, by provider: an event of level
+/// Basic. `configuration` is the census' digest of the hardware.
+pub fn push_quality(batch: &mut Batch, configuration: &str, hour: &Hour, time_ns: i64) {
+    static SCHEMA: LazyLock<Arc<Schema>> = LazyLock::new(|| {
+        schema("Quality", &["configuration", "hour", "criticalAlerts", "providers", "name", "count"])
+    });
+    let mut by_provider: BTreeMap<&str, u64> = BTreeMap::new();
+    for row in hour.rows.iter().filter(|r| r.critical > 0) {
+        *by_provider.entry(&row.provider).or_default() += row.critical;
+    }
+    let mut e = batch.begin(&SCHEMA, head(QUALITY_ID, TelemetryLevel::Basic, time_ns));
+    text(&mut e, 0, configuration);
+    text(&mut e, 1, &tidegate_proto::time::format_rfc3339(hour.start_ns));
+    number(&mut e, 2, by_provider.values().sum());
+    e.begin_array(3);
+    for (name, count) in by_provider.into_iter().take(MAX_PROVIDERS) {
+        e.begin_struct(NO_NAME);
+        text(&mut e, 4, name);
+        number(&mut e, 5, count);
+        e.end();
+    }
+    e.end();
+    e.finish();
+}
+
+/// Providers that a quality event names.
+const MAX_PROVIDERS: usize = 100;
 
 /// What a health event tells.
 #[derive(Debug)]

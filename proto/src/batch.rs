@@ -51,6 +51,13 @@ enum Kind {
     Array,
 }
 
+impl Kind {
+    fn is_plain(self) -> bool {
+        use Kind as K;
+        !matches!(self, K::Str | K::Bytes | K::Sid | K::Ipv4 | K::Ipv6 | K::SockAddr | K::Struct | K::Array)
+    }
+}
+
 /// Numbers stand in `a` (low) and `b` (high); bytes at offset `a`, length `b`;
 /// a container has `a` nodes below it, which follow.
 #[derive(Clone, Copy, Debug)]
@@ -583,6 +590,15 @@ pub struct FieldRef<'a> {
     pub scrub: u16,
     /// The value.
     pub value: ValueRef<'a>,
+}
+
+impl Fields<'_> {
+    /// How many nodes these are, if each is a number, a time, an id or nothing: no text, bytes,
+    /// address or container among them.
+    #[must_use]
+    pub fn plain_len(&self) -> Option<usize> {
+        self.nodes.iter().all(|n| n.kind.is_plain()).then_some(self.nodes.len())
+    }
 }
 
 impl<'a> Iterator for Fields<'a> {

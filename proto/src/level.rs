@@ -152,5 +152,7 @@ reasons! {
         Level = 4 "level",
         /// The sink's own filter leaves it out.
         Filtered = 5 "filtered",
+        /// The rules in force when it was to be sent keep it back: they have become stricter.
+        Rule = 6 "rule",
     }
 }

@@ -8,7 +8,7 @@ mod encode;
 
 pub use decode::{BlockReader, SchemaInterner, WireError};
 pub(crate) use encode::varint;
-pub use encode::{BlockBuilder, BlockMark};
+pub use encode::{BlockBuilder, BlockMark, Judged};
 
 /// The block format written and the highest one read.
 pub const FORMAT: u32 = 1;

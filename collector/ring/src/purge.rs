@@ -2,7 +2,7 @@
 
 use tidegate_proto::batch::Batch;
 use tidegate_proto::level::TelemetryLevel;
-use tidegate_proto::wire::{BlockBuilder, BlockReader, SchemaInterner, Unchanged, WireError};
+use tidegate_proto::wire::{BlockBuilder, BlockReader, Judged, SchemaInterner, Unchanged, WireError};
 
 use crate::ledger::Block;
 use crate::{PerLevel, PurgeRule, levels};
@@ -32,7 +32,7 @@ pub(crate) fn sift(
 ) -> Option<Sifted> {
     let levels = levels::of_events(data, &block.per_level());
     match decode(block, data, known) {
-        Ok(batch) => sieve(block, &batch, &levels, rule),
+        Ok((batch, judged)) => sieve(block, &batch, judged, &levels, rule),
         Err(_) => Some(Sifted {
             lost: block.places().zip(levels).collect(),
             keep: Vec::new(),
@@ -43,17 +43,24 @@ pub(crate) fn sift(
     }
 }
 
-fn decode(block: &Block, data: &[u8], known: &mut SchemaInterner) -> Result<Batch, WireError> {
+fn decode(block: &Block, data: &[u8], known: &mut SchemaInterner) -> Result<(Batch, Judged), WireError> {
     let mut batch = Batch::new();
-    BlockReader::new(data, known)?.read_into(&mut batch)?;
+    let reader = BlockReader::new(data, known)?;
+    reader.read_into(&mut batch)?;
     if batch.len() as u64 == block.events() {
-        Ok(batch)
+        Ok((batch, reader.judged()))
     } else {
         Err(WireError::Bad { at: 0, what: "another number of events than places" })
     }
 }
 
-fn sieve(block: &Block, batch: &Batch, levels: &[u8], rule: &dyn PurgeRule) -> Option<Sifted> {
+fn sieve(
+    block: &Block,
+    batch: &Batch,
+    judged: Judged,
+    levels: &[u8],
+    rule: &dyn PurgeRule,
+) -> Option<Sifted> {
     let mut out = Sifted {
         lost: Vec::new(),
         keep: Vec::new(),
@@ -62,6 +69,7 @@ fn sieve(block: &Block, batch: &Batch, levels: &[u8], rule: &dyn PurgeRule) -> O
         time_ns: (i64::MAX, i64::MIN),
     };
     let mut builder = BlockBuilder::new();
+    builder.set_judged(judged);
     for ((event, place), level) in batch.iter().zip(block.places()).zip(levels) {
         if rule.matches(event) {
             out.lost.push((place, *level));

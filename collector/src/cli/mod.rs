@@ -23,6 +23,7 @@ mod purge;
 mod receipts;
 mod reload;
 mod replay;
+mod report;
 mod run;
 mod settings;
 mod state;
@@ -87,6 +88,8 @@ enum Command {
     Purge(purge::Args),
     /// Look at, mend, carry and empty the ring of a collector that does not run.
     Buffer(buffer::Args),
+    /// Report what was collected: counts, anonymised, as a page or as JSON.
+    Report(report::Args),
     /// Measure this machine, from source to sink.
     Bench(bench::Args),
     /// Print the completion script of a shell.
@@ -139,6 +142,7 @@ fn run(command: Command, logs: &logs::Options) -> Done {
         Command::Pin(args) => pin::run(&args),
         Command::Purge(args) => purge::run(&args),
         Command::Buffer(args) => buffer::run(&args, logs),
+        Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => completions::man(&args),

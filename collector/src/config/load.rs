@@ -15,9 +15,9 @@ use crate::settings::PublicKey;
 use super::section::{Problems, Section};
 use super::tree::{self, Node, Value};
 use super::{
-    Config, ConfigError, ControlConfig, HealthConfig, Host, IntakeConfig, LogConfig, MeteredConfig,
-    NetworkConfig, Problem, Pseudonyms, RemoteControl, RingConfig, SettingsConfig, ShutdownConfig,
-    SinkSection, SourceSection, Telemetry,
+    AggregatesConfig, Config, ConfigError, ControlConfig, HealthConfig, Host, IntakeConfig, LogConfig,
+    MeteredConfig, NetworkConfig, Problem, Pseudonyms, RemoteControl, RingConfig, SettingsConfig,
+    ShutdownConfig, SinkSection, SourceSection, Telemetry,
 };
 
 /// Reads and checks a configuration: the file, then `conf.d/*.toml` in the folder it stands in.
@@ -119,6 +119,7 @@ fn config(files: Vec<PathBuf>, raw: toml::Table, root: Section<'_>) -> Config {
         ring,
         intake: intake(root.table("intake")),
         health: health(root.table("health")),
+        aggregates: aggregates(root.table("aggregates")),
         log: log(root.table("log")),
         shutdown: shutdown(root.table("shutdown")),
         network: network(root.table("network")),
@@ -314,6 +315,20 @@ fn health(s: Section<'_>) -> HealthConfig {
     };
     s.finish();
     health
+}
+
+fn aggregates(s: Section<'_>) -> AggregatesConfig {
+    let default = AggregatesConfig::default();
+    let day = Duration::from_secs(86_400);
+    let aggregates = AggregatesConfig {
+        enabled: s.bool("enabled").unwrap_or(default.enabled),
+        path: s.file("path"),
+        keep: s.duration("keep", day, day * 3660).unwrap_or(default.keep),
+        size: s.bytes("size", 64 << 10, 1 << 30).unwrap_or(default.size),
+        k: s.number("k", crate::report::MIN_K, 1_000_000).unwrap_or(default.k),
+    };
+    s.finish();
+    aggregates
 }
 
 fn log(s: Section<'_>) -> LogConfig {

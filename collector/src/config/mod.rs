@@ -30,7 +30,7 @@ mod tests;
 mod tree;
 pub mod units;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidegate_proto::level::TelemetryLevel;
@@ -39,6 +39,7 @@ use tidegate_sinks::http::HttpConfig;
 use tidegate_sinks::secret::SecretRef;
 use tidegate_sources::SourceConfig;
 
+use crate::aggregate::AggregateOptions;
 use crate::sampling::SampleRule;
 use crate::settings::PublicKey;
 
@@ -61,6 +62,8 @@ pub struct Config {
     pub intake: IntakeConfig,
     /// `[health]`
     pub health: HealthConfig,
+    /// `[aggregates]`
+    pub aggregates: AggregatesConfig,
     /// `[log]`
     pub log: LogConfig,
     /// `[shutdown]`
@@ -174,6 +177,37 @@ pub struct HealthConfig {
 impl Default for HealthConfig {
     fn default() -> HealthConfig {
         HealthConfig { events: true, every: Duration::from_secs(900) }
+    }
+}
+
+/// Hourly counts for reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AggregatesConfig {
+    /// `enabled`: whether they are kept. Default: true.
+    pub enabled: bool,
+    /// `path`: their folder. Default: `aggregates` in the ring's folder.
+    pub path: Option<PathBuf>,
+    /// `keep`: older hours are let go. Default: 90 days.
+    pub keep: Duration,
+    /// `size`: bytes of their files; the oldest days give way. Default: 4 MiB.
+    pub size: u64,
+    /// `k`: reports suppress rows of fewer events. Default: 10.
+    pub k: u64,
+}
+
+impl Default for AggregatesConfig {
+    fn default() -> AggregatesConfig {
+        let keep = Duration::from_secs(90 * 86_400);
+        AggregatesConfig { enabled: true, path: None, keep, size: 4 << 20, k: 10 }
+    }
+}
+
+impl AggregatesConfig {
+    /// Where they are, for a ring in this folder.
+    #[must_use]
+    pub fn options(&self, ring: &Path) -> AggregateOptions {
+        let path = self.path.clone().unwrap_or_else(|| ring.join("aggregates"));
+        AggregateOptions { path, keep: self.keep, bytes: self.size }
     }
 }
 

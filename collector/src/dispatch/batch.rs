@@ -12,6 +12,7 @@ use tidegate_sinks::events::Latency;
 use tidegate_sinks::{BatchLimits, Origin, SinkBatch};
 use tokio::time::Instant;
 
+use super::again::Again;
 use super::filter::Filter;
 
 /// A block that was read ahead.
@@ -135,6 +136,8 @@ pub(super) struct Maker {
     pub filter: Filter,
     pub known: SchemaInterner,
     pub spare: Vec<(Batch, Vec<Seq>)>,
+    /// Judges again what other rules have let through.
+    pub again: Option<Again>,
 }
 
 pub(super) fn count(levels: &mut PerLevel, level: Option<TelemetryLevel>) {
@@ -159,6 +162,9 @@ impl Maker {
         for ahead in blocks {
             let unreadable = |source| Unreadable { range: ahead.block.range, source };
             let reader = BlockReader::new(&ahead.block.data, &mut self.known).map_err(unreadable)?;
+            if let Some(again) = &mut self.again {
+                again.begin(reader.judged(), in_force);
+            }
             for (index, (seq, len)) in ahead.events.iter().enumerate() {
                 if !range.contains(*seq) {
                     continue;
@@ -168,7 +174,12 @@ impl Maker {
                 reader.read_one(index, &mut batch).map_err(unreadable)?;
                 let Some(event) = batch.get(at) else { continue };
                 let level = event.head().telemetry_level;
-                match self.filter.left_out(event, in_force) {
+                let left_out = self.filter.left_out(event, in_force);
+                let left_out = match (left_out, &mut self.again) {
+                    (None, Some(again)) => again.judge(&mut batch, mark, at, in_force).map_err(unreadable)?,
+                    (left_out, _) => left_out,
+                };
+                match left_out {
                     None => {
                         count(&mut made.0, level);
                         made.2 += u64::from(*len);

@@ -6,6 +6,7 @@
 //! first, with the same bounds. What to send next is decided in pure parts ([`claims`],
 //! [`retry`], [`breaker`], [`limits`]); this module joins them to time and ring.
 
+mod again;
 mod batch;
 pub mod breaker;
 pub mod claims;
@@ -39,7 +40,9 @@ use tracing::{debug, error, warn};
 use crate::clock::now_ns;
 use crate::config::{FilterConfig, Order, RetryConfig};
 use crate::control::InForce;
+use crate::intake::Filters;
 
+use again::Again;
 use batch::{Cut, FetchError, Fetched, Maker, cut, fetch};
 use breaker::Gatekeeper;
 pub use dead::DeadLetters;
@@ -109,6 +112,8 @@ pub struct Parts {
     pub origin: Arc<Origin>,
     /// What may leave.
     pub in_force: watch::Receiver<InForce>,
+    /// By which rules: what other rules have let into the ring is judged again. `None`: nothing is.
+    pub rules: Option<watch::Receiver<Arc<Filters>>>,
     /// What it is told.
     pub phase: watch::Receiver<Phase>,
     /// Ends it at once; runs under way stay planned.
@@ -151,7 +156,7 @@ impl Dispatcher {
     /// # Errors
     /// A wrong filter, or a ring that does not take the sink.
     pub fn new(parts: Parts) -> Result<Dispatcher, DispatchError> {
-        let Parts { sink, options, ring, origin, in_force, phase, abort, stats } = parts;
+        let Parts { sink, options, ring, origin, in_force, rules, phase, abort, stats } = parts;
         let id = sink.id().clone();
         let filter = Filter::new(&options.filter).map_err(|e| DispatchError::Filter(id.clone(), e))?;
         let cursor = ring.attach(&id, options.start)?;
@@ -161,7 +166,8 @@ impl Dispatcher {
             RandomState::new().hash_one(id.as_str())
         });
         let chance: Box<dyn Chance> = Box::new(Xorshift::new(seed));
-        let maker = Maker { origin, filter, known: SchemaInterner::new(), spare: Vec::new() };
+        let again = rules.map(Again::new);
+        let maker = Maker { origin, filter, known: SchemaInterner::new(), spare: Vec::new(), again };
         let shared = Arc::new(Shared {
             id,
             in_force,

@@ -68,6 +68,7 @@ impl Bench {
                 epoch: self.ring.status().epoch,
             }),
             in_force: self.in_force.subscribe(),
+            rules: None,
             phase: self.phase.subscribe(),
             abort: self.abort.clone(),
             stats: Arc::clone(&stats),

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use tidegate_proto::batch::EventRef;
 use tidegate_proto::level::{Class, DropReason, TelemetryLevel};
+use tidegate_proto::wire::Judged;
 
 pub(crate) use catalogue::Globs;
 pub use catalogue::{RawPolicy, RulesError};
@@ -62,6 +63,7 @@ pub struct Cleared<'a> {
     level: TelemetryLevel,
     edits: &'a Edits,
     sample_ppm: u32,
+    judged: Judged,
 }
 
 impl<'a> Cleared<'a> {
@@ -94,6 +96,12 @@ impl<'a> Cleared<'a> {
         Cleared { sample_ppm, ..self }
     }
 
+    /// By which rules and at which level in force it was let through.
+    #[must_use]
+    pub fn judged(&self) -> Judged {
+        self.judged
+    }
+
     /// The changes to make.
     #[must_use]
     pub fn edits(&self) -> &'a Edits {
@@ -115,6 +123,7 @@ pub enum Verdict<'a> {
 pub struct Gate {
     rules: Arc<Rules>,
     off: u64,
+    digest: u64,
     cache: Vec<Option<Box<Plan>>>,
     scrubber: scrub::Scrubber,
     edits: Edits,
@@ -130,7 +139,8 @@ impl Gate {
         let rules = rules.into();
         let scrubber = scrub::Scrubber::new(&rules.scrub);
         let cache = std::iter::repeat_with(|| None).take(Self::CACHED).collect();
-        Gate { rules, off: 0, cache, scrubber, edits: Edits::default() }
+        let digest = rules.digest(0);
+        Gate { rules, off: 0, digest, cache, scrubber, edits: Edits::default() }
     }
 
     /// The rules it goes by.
@@ -145,7 +155,15 @@ impl Gate {
     /// A name that no switch has; nothing is changed then.
     pub fn set_off(&mut self, names: &[&str]) -> Result<(), UnknownSwitch> {
         self.off = self.rules.off_bits(names)?;
+        self.digest = self.rules.digest(self.off);
         Ok(())
+    }
+
+    /// A digest of the rules and switches: what another gate of the same digest has let through, this
+    /// one lets through unchanged. Never 0.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.digest
     }
 
     /// Decides on one event. Total and without side effects on the event: it
@@ -188,7 +206,8 @@ impl Gate {
                 return Verdict::Drop(DropReason::Privacy);
             }
         }
-        Verdict::Pass(Cleared { event, level, edits: &self.edits, sample_ppm: head.sample_ppm })
+        let judged = Judged { rules: self.digest, in_force: Some(permit.level) };
+        Verdict::Pass(Cleared { event, level, edits: &self.edits, sample_ppm: head.sample_ppm, judged })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sha2::{Digest as _, Sha256};
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_proto::schema::{Decoder, Schema};
 use toml::Spanned;
@@ -121,6 +122,8 @@ pub struct Rules {
     members: Vec<Member>,
     switches: Vec<Switch>,
     fields: Vec<FieldToml>,
+    /// Of everything that they were made from.
+    digest: u64,
 }
 
 /// Collects catalogues. What is added later stands before what was added earlier.
@@ -180,12 +183,31 @@ impl RulesBuilder {
         self
     }
 
+    /// A digest of all that decides: the texts, the settings, and this version of the scrubber.
+    fn digest(&self) -> u64 {
+        let mut hash = Sha256::new();
+        let mut put = |part: &[u8]| {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        };
+        put(env!("CARGO_PKG_VERSION").as_bytes());
+        for (_, text, _) in &self.files {
+            put(text.as_bytes());
+        }
+        let settings =
+            (self.default_level, self.trust, self.scrub, self.key.as_ref().map(PseudonymKey::name));
+        put(format!("{settings:?}").as_bytes());
+        let digest: [u8; 32] = hash.finalize().into();
+        u64::from_le_bytes(digest.first_chunk().copied().unwrap_or_default())
+    }
+
     /// Puts the catalogues together.
     ///
     /// # Errors
     /// Names that no catalogue defines, rules without a result, and other
     /// contradictions, with line, key and advice.
     pub fn build(self) -> Result<Rules, RulesError> {
+        let digest = self.digest();
         let mut groups = BTreeMap::new();
         let mut families = BTreeMap::new();
         let mut switch_names: Vec<String> = Vec::new();
@@ -210,6 +232,7 @@ impl RulesBuilder {
                 .map(|n| Switch { name: n.clone(), title: String::new(), providers: Vec::new(), with: 0 })
                 .collect(),
             fields: Vec::new(),
+            digest,
         };
         // settings: later files win
         for (_, _, file) in &self.files {
@@ -430,6 +453,12 @@ impl Rules {
     /// As [`Rules::builder`].
     pub fn shipped() -> Result<Rules, RulesError> {
         Self::builder()?.build()
+    }
+
+    /// A digest of the rules with these switches off; never 0.
+    pub(super) fn digest(&self, off: u64) -> u64 {
+        // an odd factor: other switches, another digest
+        (self.digest ^ off.wrapping_mul(0x9e37_79b9_7f4a_7c15)).max(1)
     }
 
     /// The level of events that no rule knows.

@@ -26,6 +26,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use crate::aggregate::{Aggregates, Outcome};
+use crate::clock::now_ns;
 use crate::config::IntakeConfig;
 use crate::control::InForce;
 use crate::encode::Encoder;
@@ -79,7 +81,9 @@ impl Filters {
         &self.off
     }
 
-    fn gate(&self) -> Gate {
+    /// A gate of them.
+    #[must_use]
+    pub fn gate(&self) -> Gate {
         let mut gate = Gate::new(Arc::clone(&self.rules));
         let names: Vec<&str> = self.off.iter().map(String::as_str).collect();
         if let Err(e) = gate.set_off(&names) {
@@ -115,6 +119,8 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// Sizes and times.
     pub config: IntakeConfig,
+    /// Where it counts by kind of event, if anywhere.
+    pub aggregates: Option<Arc<Aggregates>>,
 }
 
 #[derive(Debug)]
@@ -126,6 +132,7 @@ struct Task {
     in_force: watch::Receiver<InForce>,
     counters: Arc<Counters>,
     config: IntakeConfig,
+    aggregates: Option<Arc<Aggregates>>,
     encoder: Encoder,
     begun: Instant,
     // what happened since the group before
@@ -146,7 +153,7 @@ struct Task {
 /// Dropping the future loses what is not yet on stable storage; sources that keep a position
 /// read it again.
 pub async fn run(parts: Parts) -> Result<(), IntakeError> {
-    let Parts { intake, mut filters, ring, in_force, mut commands, counters, config } = parts;
+    let Parts { intake, mut filters, ring, in_force, mut commands, counters, config, aggregates } = parts;
     let mut health = ring.watch();
     let now = Arc::clone(&filters.borrow_and_update());
     let mut task = Task {
@@ -158,6 +165,7 @@ pub async fn run(parts: Parts) -> Result<(), IntakeError> {
         in_force,
         counters,
         config,
+        aggregates,
         encoder: Encoder::new(config.seal_bytes, config.max_event),
         open: Read::default(),
         opened: None,
@@ -227,6 +235,12 @@ async fn at(when: Option<Instant>) {
     }
 }
 
+/// Whether an event is a critical alert: by its verbosity, or by its name.
+fn is_critical(event: EventRef<'_>) -> bool {
+    // 1 is "critical" of winmeta.xml
+    event.head().level == 1 || event.schema().event_name.contains("CriticalAlert")
+}
+
 impl Task {
     /// Nanoseconds of a clock that does not go back.
     fn now_ns(&self) -> i64 {
@@ -273,37 +287,41 @@ impl Task {
         };
         // who samples nothing asks for no time
         let samples = !self.sampler.is_idle();
-        let now_ns = if samples { self.now_ns() } else { 0 };
+        let clock = if samples { self.now_ns() } else { 0 };
+        let mut counting = self.aggregates.as_ref().map(|a| a.counting(now_ns()));
         for event in item.events.iter() {
             if event.schema().decoder == Decoder::Own && event.head().id == GAP_ID {
                 self.counters.add_gap(lost(event));
             }
-            if !quiet.is_empty() && is_quiet(&quiet, event) {
-                drop(DropReason::Disabled);
-                continue;
-            }
-            let cleared = match self.gate.clear(event, permit) {
-                Verdict::Drop(reason) => {
-                    drop(reason);
-                    continue;
+            let outcome = if !quiet.is_empty() && is_quiet(&quiet, event) {
+                Outcome::Dropped(DropReason::Disabled)
+            } else {
+                match self.gate.clear(event, permit) {
+                    Verdict::Drop(reason) => Outcome::Dropped(reason),
+                    Verdict::Pass(cleared) => {
+                        let kept = match samples {
+                            false => Sampled::Keep(cleared),
+                            true => self.sampler.decide(cleared, clock),
+                        };
+                        match kept {
+                            Sampled::Drop => Outcome::Dropped(DropReason::Sample),
+                            Sampled::Off => Outcome::Dropped(DropReason::Rule),
+                            Sampled::Keep(cleared) => match self.encoder.push(cleared) {
+                                Ok(()) => Outcome::Stored(cleared.level()),
+                                Err(_) => Outcome::Dropped(DropReason::Oversize),
+                            },
+                        }
+                    }
                 }
-                Verdict::Pass(cleared) if !samples => cleared,
-                Verdict::Pass(cleared) => match self.sampler.decide(cleared, now_ns) {
-                    Sampled::Keep(cleared) => cleared,
-                    Sampled::Drop => {
-                        drop(DropReason::Sample);
-                        continue;
-                    }
-                    Sampled::Off => {
-                        drop(DropReason::Rule);
-                        continue;
-                    }
-                },
             };
-            if self.encoder.push(cleared).is_err() {
-                drop(DropReason::Oversize);
+            if let Outcome::Dropped(reason) = outcome {
+                drop(reason);
+            }
+            if let Some(counting) = &mut counting {
+                counting.add(event.schema(), is_critical(event), outcome);
             }
         }
+        std::mem::drop(counting);
         let read = item.events.len() as u64;
         self.open.read += read;
         self.counters.add_read(read);

@@ -156,6 +156,7 @@ fn bench_by(options: RingOptions, config: IntakeConfig, filters: watch::Receiver
         commands: received,
         counters: Arc::clone(&counters),
         config,
+        aggregates: None,
     }));
     Bench { ring, out, in_force, commands, counters, task }
 }

@@ -22,7 +22,10 @@ use tidegate_sinks::{Origin, Sink};
 use tidegate_sources::{Source, intake};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
+use crate::aggregate::{AggregateOptions, Aggregates};
+use crate::clock::now_ns;
 use crate::config::IntakeConfig;
 use crate::control::{Control, Who};
 use crate::dispatch::{self, DispatchError, Dispatcher, Phase, SinkOptions, Stats};
@@ -63,6 +66,8 @@ pub struct PipelineOptions {
     pub intake: IntakeConfig,
     /// Whether the collector sends events about itself, and how often its health.
     pub own_events: Option<Duration>,
+    /// Where hourly counts are kept; `None` counts none.
+    pub aggregates: Option<AggregateOptions>,
     /// When it ends.
     pub until: Until,
     /// What the sinks' pins see: told in health and in the audit log.
@@ -88,6 +93,7 @@ impl Default for PipelineOptions {
             off: Vec::new(),
             intake: IntakeConfig::default(),
             own_events: None,
+            aggregates: None,
             until: Until::Stopped,
             pins: PinMonitor::default(),
             sampling: SamplingRules::default(),
@@ -178,6 +184,7 @@ impl Pipeline {
             control.note_rules(options.catalogues.clone(), &options.off, &Who("start".to_owned()))?;
         }
         let filters = Filters::new(rules, options.off.clone(), options.sampling.clone())?;
+        let shown = watch::Sender::new(Arc::new(running::reduced(&filters, document.as_deref())));
 
         let (phase, abort) = (watch::Sender::new(Phase::Running), CancellationToken::new());
         let origin = Arc::new(Origin {
@@ -197,6 +204,7 @@ impl Pipeline {
                 ring: Arc::clone(&ring),
                 origin: Arc::clone(&origin),
                 in_force: control.watch(),
+                rules: Some(shown.subscribe()),
                 phase: phase.subscribe(),
                 abort: abort.clone(),
                 stats: counted,
@@ -209,10 +217,17 @@ impl Pipeline {
         let counters = Arc::new(Counters::default());
         let outlets: Vec<_> = sources.iter().map(|s| way_in.outlet(&s.info().name)).collect();
         let own = options.own_events.map(|every| (way_in.outlet(OWN_SOURCE), every));
-        let shown = watch::Sender::new(Arc::new(running::reduced(&filters, document.as_deref())));
         for sink in &to {
             sink.hold_tenants(document.as_ref().map_or(&[], |d| d.tenants_off()));
         }
+        let aggregates = options.aggregates.and_then(|o| match Aggregates::open(&o, now_ns()) {
+            Ok(aggregates) => Some(Arc::new(aggregates)),
+            // reports are not worth losing events for
+            Err(error) => {
+                warn!(folder = %o.path.display(), %error, "hourly counts cannot be kept");
+                None
+            }
+        });
         let task = intake_task::run(intake_task::Parts {
             intake: way_in.seal(),
             filters: shown.subscribe(),
@@ -221,6 +236,7 @@ impl Pipeline {
             commands,
             counters: Arc::clone(&counters),
             config: options.intake,
+            aggregates: aggregates.clone(),
         });
         let shared = running::Shared {
             ring,
@@ -242,6 +258,7 @@ impl Pipeline {
             ask: Default::default(),
             sinks: to,
             alarms: Default::default(),
+            aggregates,
         };
         let parts = running::Tasks {
             sources: sources

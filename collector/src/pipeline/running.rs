@@ -23,6 +23,7 @@ use super::pins;
 use super::sources::{Fresh, Sources};
 use super::summary::since;
 use super::{Progress, SourceSummary, Summary, Until};
+use crate::aggregate::{Aggregates, Hour};
 use crate::clock::now_ns;
 use crate::control::{Control, InForce, Who};
 use crate::dispatch::{Dispatcher, Phase, Stats};
@@ -34,6 +35,8 @@ use crate::settings::{self, Document, Settings, Store as _};
 
 /// How often the account is checked while it runs.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
+/// How often the hourly counts are saved.
+const SAVE_EVERY: Duration = Duration::from_secs(300);
 /// How long a source may take to stop; the contract gives it a second.
 const SOURCE_STOP: Duration = Duration::from_secs(5);
 
@@ -68,6 +71,8 @@ pub(super) struct Shared {
     pub ask: Notify,
     /// Where tenants are held.
     pub sinks: Vec<Arc<dyn Sink>>,
+    /// Hourly counts.
+    pub aggregates: Option<Arc<Aggregates>>,
 }
 
 /// What a run consists of.
@@ -479,6 +484,7 @@ async fn blocking<T: Send + 'static>(
 
 async fn close(shared: &Arc<Shared>, mut sources: Vec<SourceSummary>) -> Result<Summary, RunError> {
     let elapsed = shared.begun.elapsed();
+    save_aggregates(shared).await;
     let (total, closed) = blocking(shared, |ring| (ring.account(), ring.close())).await?;
     match closed {
         Ok(()) | Err(RingError::Closed) => {}
@@ -501,6 +507,20 @@ async fn close(shared: &Arc<Shared>, mut sources: Vec<SourceSummary>) -> Result<
     })
 }
 
+/// Puts the hourly counts on disk; the hours that have ended since the last time.
+async fn save_aggregates(shared: &Arc<Shared>) -> Vec<Hour> {
+    let Some(aggregates) = shared.aggregates.clone() else { return Vec::new() };
+    let saved = blocking(shared, move |ring| aggregates.save(&ring.account(), now_ns())).await;
+    match saved {
+        Ok(Ok(ended)) => ended,
+        Ok(Err(error)) => {
+            warn!(%error, "hourly counts could not be saved; they will be tried again");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    }
+}
+
 /// What went from the ring before a sink had it, as gap events for the far side.
 fn gaps(shared: &Shared) -> Batch {
     let mut batch = Batch::new();
@@ -516,6 +536,17 @@ fn gaps(shared: &Shared) -> Batch {
             };
             push_gap(&mut batch, &gap);
         }
+    }
+    batch
+}
+
+/// How many critical alerts hours had on this hardware.
+async fn quality(hours: Vec<Hour>) -> Batch {
+    let configuration = tokio::task::spawn_blocking(tidegate_sources::census::configuration).await;
+    let configuration = configuration.unwrap_or_default();
+    let mut batch = Batch::new();
+    for hour in &hours {
+        own::push_quality(&mut batch, &configuration, hour, now_ns());
     }
     batch
 }
@@ -539,6 +570,9 @@ async fn tell_about_itself(shared: Arc<Shared>, own: Option<(Outlet, Duration)>,
     }
     let mut check = tokio::time::interval_at(Instant::now() + CHECK_EVERY, CHECK_EVERY);
     let mut told = Instant::now();
+    // from here the sinks' side of the hourly counts begins
+    let _ = save_aggregates(&shared).await;
+    let mut saved = Instant::now();
     let mut next = every.min(CHECK_EVERY * 60 * 24 * 365);
     loop {
         let health_at = told + next;
@@ -550,6 +584,13 @@ async fn tell_about_itself(shared: Arc<Shared>, own: Option<(Outlet, Duration)>,
                 if let Some(why) = account.ok().and_then(|a| a.check().err()) {
                     error!(%why, "the account does not close");
                     shared.alarm(format!("the account does not close: {why}"));
+                }
+                if saved.elapsed() >= SAVE_EVERY {
+                    saved = Instant::now();
+                    let ended = save_aggregates(&shared).await;
+                    if let (Some(outlet), false) = (&outlet, ended.is_empty()) {
+                        let _ = outlet.send(quality(ended).await, Vec::new()).await;
+                    }
                 }
                 if let Some(outlet) = &outlet {
                     let gaps = gaps(&shared);

@@ -292,5 +292,6 @@ fn lost(reason: tidegate_proto::level::LossReason) -> &'static str {
         LossReason::Corrupt => "lost to damage",
         LossReason::Level => "kept back by level",
         LossReason::Filtered => "left out by its filter",
+        LossReason::Rule => "kept back by stricter rules",
     }
 }

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::FORMAT;
+use super::{FORMAT, Judged};
 use crate::batch::{Batch, EventBuilder, ExtKey, Head, NO_CPU, NO_ID, NO_NAME};
 use crate::level::TelemetryLevel;
 use crate::schema::{Decoder, FieldDef, Schema, SchemaParts};
@@ -200,6 +200,7 @@ pub struct BlockReader<'a> {
     data: &'a [u8],
     schemas: Vec<Arc<Schema>>,
     events: Vec<(usize, &'a [u8])>,
+    judged: Judged,
 }
 
 impl<'a> BlockReader<'a> {
@@ -208,7 +209,8 @@ impl<'a> BlockReader<'a> {
     /// # Errors
     /// Bytes that are no block, or one of a newer format.
     pub fn new(data: &'a [u8], interner: &mut SchemaInterner) -> Result<BlockReader<'a>, WireError> {
-        let mut reader = BlockReader { data, schemas: Vec::new(), events: Vec::new() };
+        let mut reader =
+            BlockReader { data, schemas: Vec::new(), events: Vec::new(), judged: Judged::default() };
         let mut all = items(0, data);
         while let Some((field, item)) = all.next()? {
             match (field, item) {
@@ -217,10 +219,21 @@ impl<'a> BlockReader<'a> {
                 }
                 (2, Item::Bytes(at, encoded)) => reader.schemas.push(interner.get(at, encoded)?),
                 (3, Item::Bytes(at, encoded)) => reader.events.push((at, encoded)),
+                (4, item) => reader.judged.rules = item.number(),
+                (5, item) => {
+                    let level = item.number().checked_sub(1).and_then(|n| u8::try_from(n).ok());
+                    reader.judged.in_force = level.and_then(TelemetryLevel::from_u8);
+                }
                 _ => {}
             }
         }
         Ok(reader)
+    }
+
+    /// By what its events were judged.
+    #[must_use]
+    pub fn judged(&self) -> Judged {
+        self.judged
     }
 
     /// Number of events.

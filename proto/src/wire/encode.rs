@@ -19,6 +19,16 @@ pub struct BlockBuilder {
     schemas: HashMap<u64, u32>,
     last: (u64, u32),
     events: u32,
+    judged: Judged,
+}
+
+/// By what the gate judged the events of a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// Digest of the rules; 0 = not known.
+    pub rules: u64,
+    /// The telemetry level in force then, if it is known.
+    pub in_force: Option<TelemetryLevel>,
 }
 
 /// A place in a block to come back to.
@@ -48,7 +58,18 @@ impl BlockBuilder {
         buffer.clear();
         key(&mut buffer, 1, VARINT);
         varint(&mut buffer, u64::from(FORMAT));
-        BlockBuilder { out: buffer, schemas: HashMap::new(), last: (0, 0), events: 0 }
+        BlockBuilder {
+            out: buffer,
+            schemas: HashMap::new(),
+            last: (0, 0),
+            events: 0,
+            judged: Judged::default(),
+        }
+    }
+
+    /// Says by what its events are judged.
+    pub fn set_judged(&mut self, judged: Judged) {
+        self.judged = judged;
     }
 
     /// Encoded bytes so far.
@@ -71,7 +92,15 @@ impl BlockBuilder {
 
     /// The finished block.
     #[must_use]
-    pub fn finish(self) -> Vec<u8> {
+    pub fn finish(mut self) -> Vec<u8> {
+        if self.judged.rules != 0 {
+            key(&mut self.out, 4, I64);
+            self.out.extend_from_slice(&self.judged.rules.to_le_bytes());
+        }
+        if let Some(level) = self.judged.in_force {
+            key(&mut self.out, 5, VARINT);
+            varint(&mut self.out, u64::from(level as u8) + 1);
+        }
         self.out
     }
 

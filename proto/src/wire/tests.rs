@@ -292,3 +292,20 @@ fn a_block_goes_back_to_a_mark_as_if_nothing_had_been_written_since() {
     marked.push(second, full, &Unchanged);
     assert_eq!(marked.finish(), plain.finish());
 }
+
+#[test]
+fn a_block_says_by_what_it_was_judged_and_older_ones_say_nothing() {
+    let judged = Judged { rules: u64::MAX - 5, in_force: Some(TelemetryLevel::Security) };
+    let mut block = BlockBuilder::new();
+    block.set_judged(judged);
+    let batch = sample();
+    batch.iter().for_each(|e| block.push(e, TelemetryLevel::Full, &Unchanged));
+    let bytes = block.finish();
+    let reader = BlockReader::new(&bytes, &mut SchemaInterner::new()).unwrap();
+    assert_eq!((reader.judged(), reader.events()), (judged, batch.len()));
+    // as any other reader of protobuf has it
+    let message = pb::Block::decode(&bytes[..]).unwrap();
+    assert_eq!((message.rules, message.in_force), (u64::MAX - 5, 1));
+    let golden = include_bytes!("../../golden/block-v1.bin");
+    assert_eq!(BlockReader::new(golden, &mut SchemaInterner::new()).unwrap().judged(), Judged::default());
+}

@@ -8,6 +8,7 @@ mod crash;
 mod pins;
 mod purge;
 mod receipts;
+mod report;
 mod runs;
 mod support;
 mod surface;

@@ -1,6 +1,7 @@
 //! The recognisers by themselves, without rules or events.
 
 use super::Kind;
+use super::cues::Hit;
 use super::find::{Finder, Found};
 
 /// One finding in a text.
@@ -20,6 +21,7 @@ pub struct Finding {
 pub struct Detector {
     finder: Finder,
     wanted: u16,
+    hits: Vec<Hit>,
     found: Vec<Found>,
 }
 
@@ -34,14 +36,14 @@ impl Detector {
     #[must_use]
     pub fn of(kinds: &[Kind], hosts: &[String]) -> Detector {
         let wanted = kinds.iter().fold(0, |w, k| w | k.bit());
-        Detector { finder: Finder::new(hosts), wanted, found: Vec::new() }
+        Detector { finder: Finder::new(hosts), wanted, hits: Vec::new(), found: Vec::new() }
     }
 
     /// All findings of a text, in order and without overlaps. Time grows with the
     /// text's length only.
     pub fn find(&mut self, text: &str) -> impl ExactSizeIterator<Item = Finding> + '_ {
         self.found.clear();
-        self.finder.find(text, self.wanted, &mut self.found);
+        self.finder.find(text, self.wanted, &mut self.hits, &mut self.found);
         self.found.iter().map(|f| Finding { start: f.start, end: f.end, kind: f.kind })
     }
 }

@@ -3,6 +3,7 @@
 
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, MatchKind};
 
+use super::cues::{Cues, Hit};
 use super::{Kind, hosts, keys, numbers, places, secrets, users};
 
 /// A finding: a range of bytes and what it is.
@@ -113,24 +114,27 @@ fn survey(b: &[u8]) -> (u16, usize, usize) {
 /// Compiled searches, shared by all texts.
 #[derive(Debug)]
 pub(super) struct Finder {
-    tokens: Option<AhoCorasick>,
+    cues: Cues,
     hosts: Option<AhoCorasick>,
 }
 
 impl Finder {
     pub fn new(hosts: &[String]) -> Finder {
-        let mut builder = AhoCorasickBuilder::new();
-        builder.match_kind(MatchKind::LeftmostFirst);
-        // a fixed list of short texts, and a list that a file of bounded size holds: both compile
-        let cues = users::CUES.iter().copied();
-        let tokens = builder.build(cues.chain(secrets::TOKENS.iter().map(|t| t.0))).ok();
-        let hosts =
-            if hosts.is_empty() { None } else { builder.ascii_case_insensitive(true).build(hosts).ok() };
-        Finder { tokens, hosts }
+        // a list that a file of bounded size holds: it compiles
+        let hosts = if hosts.is_empty() {
+            None
+        } else {
+            AhoCorasickBuilder::new()
+                .match_kind(MatchKind::LeftmostFirst)
+                .ascii_case_insensitive(true)
+                .build(hosts)
+                .ok()
+        };
+        Finder { cues: Cues::new(), hosts }
     }
 
-    /// Finds everything wanted, in order and without overlaps.
-    pub fn find(&self, text: &str, wanted: u16, out: &mut Vec<Found>) {
+    /// Finds everything wanted, in order and without overlaps. `hits` is working memory.
+    pub fn find(&self, text: &str, wanted: u16, hits: &mut Vec<Hit>, out: &mut Vec<Found>) {
         let b = text.as_bytes();
         if b.len() < 3 || wanted == 0 {
             return;
@@ -150,20 +154,24 @@ impl Finder {
         if has(AT) && has(SLASH) && has(COLON) && want(&[Kind::Secret]) {
             secrets::in_urls(b, out);
         }
-        if b.len() >= 12
-            && want(&[Kind::Secret, Kind::User])
-            && let Some(tokens) = &self.tokens
-        {
-            let mut done = 0;
-            for m in tokens.find_iter(b) {
-                // inside of a long token others may seem to begin
-                if m.start() < done {
+        // not known until it was looked for
+        let mut home = true;
+        if b.len() >= 12 && want(&[Kind::Secret, Kind::User]) {
+            home = self.cues.find(b, hits);
+            // what words cover, and what findings do: inside of a long token others may seem to begin
+            let (mut covered, mut done) = (0, 0);
+            for Hit { start, word } in hits.iter().copied() {
+                // of words that overlap the first counts
+                if start < covered {
                     continue;
                 }
-                let n = m.pattern().as_usize();
-                let hit = match n.checked_sub(users::CUES.len()) {
-                    Some(form) => secrets::token(b, m.start(), form),
-                    None => users::after_cue(b, m.start(), n),
+                covered = start + self.cues.len(word);
+                if start < done {
+                    continue;
+                }
+                let hit = match word.checked_sub(users::CUES.len()) {
+                    Some(form) => secrets::token(b, start, form),
+                    None => users::after_cue(b, start, word),
                 };
                 if let Some(hit) = hit {
                     done = hit.end;
@@ -174,7 +182,7 @@ impl Finder {
             }
         }
         if has(AT | PERCENT) && want(&[Kind::Email]) {
-            emails(b, out);
+            emails(b, has(PERCENT), out);
         }
         if digits >= 4 {
             if want(&[Kind::Card, Kind::Ip, Kind::Phone, Kind::Gps]) {
@@ -194,7 +202,7 @@ impl Finder {
             numbers::dotted_macs(b, out);
         }
         if want(&[Kind::User]) {
-            if has(SLASH | BACKSLASH) {
+            if home && has(SLASH | BACKSLASH) {
                 users::homes(b, out);
             }
             if has(BACKSLASH) {
@@ -250,7 +258,7 @@ fn settle(b: &[u8], out: &mut Vec<Found>) {
     out.truncate(kept + 1);
 }
 
-fn emails(b: &[u8], out: &mut Vec<Found>) {
+fn emails(b: &[u8], encoded: bool, out: &mut Vec<Found>) {
     let local = |c: &&u8| c.is_ascii_alphanumeric() || b"._%+-'".contains(c) || **c >= 0x80;
     let mut one = |sign: usize, width: usize| {
         let len = b.get(..sign).map_or(0, |l| l.iter().rev().take(64).take_while(local).count());
@@ -315,8 +323,10 @@ fn emails(b: &[u8], out: &mut Vec<Found>) {
     for sign in memchr::memchr_iter(b'@', b) {
         one(sign, 1);
     }
-    for sign in memchr::memmem::find_iter(b, b"%40") {
-        one(sign, 3);
+    if encoded {
+        for sign in memchr::memmem::find_iter(b, b"%40") {
+            one(sign, 3);
+        }
     }
 }
 

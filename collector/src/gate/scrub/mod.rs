@@ -1,6 +1,7 @@
 //! The scrubber: finds personal data and secrets in an event's values and says
 //! what is to become of them.
 
+mod cues;
 mod detect;
 pub(super) mod find;
 mod hosts;

@@ -61,43 +61,128 @@ pub(super) fn generalise(out: &mut String, kind: Kind, value: &str) -> bool {
     }
 }
 
+/// Bytes looked at together for digits.
+const BLOCK: usize = 64;
+
+/// Which of 64 bytes are digits, and which are letters other than `B`, as bits: eight bytes at a
+/// time, without a branch.
+fn digits_and_letters(block: &[u8; BLOCK]) -> (u64, u64) {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    const TOP: u64 = 0x8080_8080_8080_8080;
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    // the eight top bits side by side
+    let side = |tops: u64| (tops >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    let (mut digits, mut letters) = (0, 0);
+    for (n, eight) in block.chunks_exact(8).enumerate() {
+        let word = u64::from_le_bytes(eight.first_chunk().copied().unwrap_or_default());
+        // a digit becomes 0 to 9; adding 0x76 then leaves the top bit clear, and nothing else does
+        let x = word ^ each(b'0');
+        let digit = !(((x & LOW) + each(0x76)) | x) & TOP;
+        // in lower case: the top bit is set from 'a' on by the one sum, behind 'z' by the other
+        let y = (word | each(0x20)) & LOW;
+        let letter = (y + each(0x80 - b'a')) & !(y + each(0x80 - b'z' - 1)) & !word & TOP;
+        let z = word ^ each(b'B');
+        let not_b = (((z & LOW) + LOW) | z) & TOP;
+        digits |= side(digit) << (n * 8);
+        letters |= side(letter & not_b) << (n * 8);
+    }
+    (digits, letters)
+}
+
+/// What [`joined`] says of each byte.
+const JOINED: [bool; 256] = {
+    let mut t = [false; 256];
+    let mut c = 0;
+    while c < 256 {
+        t[c] = joined(c as u8);
+        c += 1;
+    }
+    t
+};
+
 /// Looks at every run of digits once.
 pub(super) fn find(b: &[u8], wanted: u16, digits: usize, out: &mut Vec<Found>) {
-    let mut i = 0;
-    while let Some(step) = b.get(i..).and_then(|rest| rest.iter().position(u8::is_ascii_digit)) {
-        let start = i + step;
-        let run = b.get(start..).map_or(0, |r| r.iter().take_while(|c| c.is_ascii_digit()).count());
-        i = start + run.max(1);
-        // within a word or a hexadecimal number; a card's stripe reads B4111…^
-        let stripe = on_stripe(b, start) && at(b, i) == b'^';
-        if joined(before(b, start)) && before(b, start) != b'#' && !stripe {
-            continue;
-        }
-        // a plain number: nothing joins it to others
-        let next = at(b, i);
-        let row = matches!(next, b' ' | b'-' | b'.' | b'(' | b')' | b'/');
-        if run < 7 && !row || run > 19 || joined(next) && next != b'x' {
-            continue;
-        }
-        let hit = None
-            .or_else(|| if wanted & Kind::Card.bit() != 0 && digits >= 13 { card(b, start) } else { None })
-            .or_else(|| if wanted & Kind::Gps.bit() != 0 { places::pair(b, start, run) } else { None })
-            .or_else(|| {
-                // recognised even where it is kept, so that it is not taken for a phone number
-                if run <= 3 { ipv4(b, start) } else { None }
-            })
-            .or_else(|| if wanted & Kind::Phone.bit() != 0 && digits >= 7 { phone(b, start) } else { None });
-        if let Some(found) = hit {
-            i = i.max(found.end);
-            if wanted & found.kind.bit() != 0 {
-                out.push(found);
+    // what is before it has been looked at
+    let mut done = 0;
+    let mut carry = 0;
+    for (n, bytes) in b.chunks(BLOCK).enumerate() {
+        let mut block = [0; BLOCK];
+        let (bits, letters) = match bytes.first_chunk() {
+            Some(whole) => digits_and_letters(whole),
+            None => {
+                if let Some(to) = block.get_mut(..bytes.len()) {
+                    to.copy_from_slice(bytes);
+                }
+                digits_and_letters(&block)
             }
+        };
+        // most digits stand in a word or a hexadecimal number
+        let inside = bits | letters;
+        let mut starts = bits & !(inside << 1 | carry);
+        carry = inside >> 63;
+        while starts != 0 {
+            let bit = starts.trailing_zeros() as usize;
+            starts &= starts - 1;
+            let start = n * BLOCK + bit;
+            let prev = before(b, start);
+            if start < done || JOINED[usize::from(prev)] && !matches!(prev, b'#' | b'B') {
+                continue;
+            }
+            let mut run = (!(bits >> bit)).trailing_zeros() as usize;
+            if bit + run >= BLOCK {
+                run = b.get(start..).map_or(0, |r| r.iter().take_while(|c| c.is_ascii_digit()).count());
+            }
+            done = one(b, start, run, wanted, digits, out);
         }
     }
 }
 
+/// Looks at one run of digits; returns where to go on.
+fn one(b: &[u8], start: usize, run: usize, wanted: u16, digits: usize, out: &mut Vec<Found>) -> usize {
+    let i = start + run.max(1);
+    // within a word or a hexadecimal number; a card's stripe reads B4111…^
+    let stripe = on_stripe(b, start) && at(b, i) == b'^';
+    if joined(before(b, start)) && before(b, start) != b'#' && !stripe {
+        return i;
+    }
+    // a plain number: nothing joins it to others
+    let next = at(b, i);
+    let row = matches!(next, b' ' | b'-' | b'.' | b'(' | b')' | b'/');
+    if run < 7 && !row || run > 19 || joined(next) && next != b'x' {
+        return i;
+    }
+    // "3 retries", "batch 2044 in": what is shorter than a number of its own goes on in digits
+    if run < 7 {
+        let gap = |c: u8| matches!(c, b' ' | b'-' | b'.' | b'(' | b')');
+        let second = at(b, i + 1);
+        let over_gap = next != b'/' && gap(second) && at(b, i + 2).is_ascii_digit();
+        if !second.is_ascii_digit() && !over_gap {
+            return i;
+        }
+    }
+    let hit = None
+        .or_else(|| if wanted & Kind::Card.bit() != 0 && digits >= 13 { card(b, start) } else { None })
+        .or_else(|| if wanted & Kind::Gps.bit() != 0 { places::pair(b, start, run) } else { None })
+        .or_else(|| {
+            // recognised even where it is kept, so that it is not taken for a phone number
+            if run <= 3 { ipv4(b, start) } else { None }
+        })
+        .or_else(|| if wanted & Kind::Phone.bit() != 0 && digits >= 7 { phone(b, start) } else { None });
+    match hit {
+        Some(found) => {
+            if wanted & found.kind.bit() != 0 {
+                out.push(found);
+            }
+            i.max(found.end)
+        }
+        None => i,
+    }
+}
+
 /// Digits that may not stand beside a number for it to stand alone.
-pub(super) fn joined(c: u8) -> bool {
+pub(super) const fn joined(c: u8) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, b'_' | b'#') || c >= 0x80
 }
 

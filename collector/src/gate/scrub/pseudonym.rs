@@ -54,6 +54,11 @@ impl PseudonymKey {
         Ok(PseudonymKey { id: id.to_owned(), secret: secret.to_vec(), period_ns })
     }
 
+    /// What tells it from others, without the secret: id and period.
+    pub(in crate::gate) fn name(&self) -> (&str, i64) {
+        (&self.id, self.period_ns)
+    }
+
     /// Appends `<kind#key.period#16 hex digits>`. The period is that of the
     /// event's time, so a replay gives the same pseudonyms.
     pub(super) fn write(&self, out: &mut String, kind: Kind, value: &[u8], time_ns: i64) {

@@ -7,7 +7,7 @@ const ALL: u16 = (1 << Kind::COUNT) - 1;
 
 fn find(text: &str, wanted: u16) -> Vec<Found> {
     let mut out = Vec::new();
-    Finder::new(&["build-agent-7".to_owned()]).find(text, wanted, &mut out);
+    Finder::new(&["build-agent-7".to_owned()]).find(text, wanted, &mut Vec::new(), &mut out);
     out
 }
 
@@ -232,7 +232,7 @@ fn any_text_is_survived_and_findings_lie_in_order() {
     for _ in 0..60_000 {
         let text: String = (0..roll(14)).map(|_| bits[roll(bits.len())]).collect();
         found.clear();
-        finder.find(&text, ALL, &mut found);
+        finder.find(&text, ALL, &mut Vec::new(), &mut found);
         let mut last = 0;
         for f in &found {
             assert!(last <= f.start && f.start < f.end, "{text:?} {found:?}");

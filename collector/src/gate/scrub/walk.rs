@@ -7,6 +7,7 @@ use tidegate_proto::batch::{EventRef, Fields};
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_proto::value::ValueRef;
 
+use super::cues::Hit;
 use super::find::{Finder, Found};
 use super::{Action, Actions, Kind, PseudonymKey, numbers};
 use crate::gate::catalogue::{RawPolicy, ScrubToml};
@@ -87,6 +88,7 @@ pub(in crate::gate) struct Refused;
 #[derive(Debug)]
 pub(in crate::gate) struct Scrubber {
     finder: Finder,
+    hits: Vec<Hit>,
     found: Vec<Found>,
     text: String,
     next: u32,
@@ -103,6 +105,21 @@ pub(in crate::gate) fn priv_tags_of(event: EventRef<'_>, index: u32) -> u64 {
     }
 }
 
+/// Whether a value can only be told by its field's name: a number, a time, an id.
+fn is_plain(value: ValueRef<'_>) -> bool {
+    !matches!(
+        value,
+        ValueRef::Str(_)
+            | ValueRef::Bytes(_)
+            | ValueRef::Sid(_)
+            | ValueRef::Ipv4(_)
+            | ValueRef::Ipv6(_)
+            | ValueRef::SockAddr(_)
+            | ValueRef::Struct(_)
+            | ValueRef::Array(_)
+    )
+}
+
 type Whole = Option<(Kind, Action)>;
 
 fn stricter(a: Whole, b: Whole) -> Whole {
@@ -114,7 +131,13 @@ fn stricter(a: Whole, b: Whole) -> Whole {
 
 impl Scrubber {
     pub fn new(policy: &Policy) -> Scrubber {
-        Scrubber { finder: Finder::new(&policy.hosts), found: Vec::new(), text: String::new(), next: 0 }
+        Scrubber {
+            finder: Finder::new(&policy.hosts),
+            hits: Vec::new(),
+            found: Vec::new(),
+            text: String::new(),
+            next: 0,
+        }
     }
 
     /// Collects the changes of one event in the order of their places.
@@ -175,6 +198,16 @@ impl Scrubber {
                 continue;
             }
             let whole = stricter(inherited, plan.and_then(|p| p.whole));
+            if whole.is_none() && is_plain(field.value) {
+                continue;
+            }
+            if let (ValueRef::Array(items), None) = (field.value, whole)
+                && let Some(n) = items.plain_len()
+            {
+                // a row of numbers: nothing to find, no names to go by
+                self.next = self.next.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
+                continue;
+            }
             match (inner, whole) {
                 (None, _) => self.leaf(job, place, field.value, whole, time, edits)?,
                 (Some(_), Some((_, Action::DropEvent))) => return Err(Refused),
@@ -304,7 +337,7 @@ impl Scrubber {
         edits: &mut Edits,
     ) -> Result<(), Refused> {
         self.found.clear();
-        self.finder.find(text, job.plan.wanted, &mut self.found);
+        self.finder.find(text, job.plan.wanted, &mut self.hits, &mut self.found);
         if self.found.is_empty() {
             return Ok(());
         }
@@ -361,7 +394,7 @@ impl Scrubber {
             } else {
                 text.extend(data.iter().map(|b| if printable(*b) { char::from(*b) } else { '\n' }));
             }
-            self.finder.find(&text, job.plan.wanted, &mut self.found);
+            self.finder.find(&text, job.plan.wanted, &mut self.hits, &mut self.found);
             if !self.found.is_empty() {
                 break;
             }

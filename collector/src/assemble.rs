@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tidegate_proto::ids::SinkId;
-use tidegate_ring::{Ring, RingError, SledRing, StartAt};
+use tidegate_ring::{Keys, Ring, RingError, SledRing, StartAt};
 use tidegate_sinks::http::{Client, HttpContext};
 use tidegate_sinks::units::Size;
 use tidegate_sources::census::CensusConfig;
@@ -19,8 +19,8 @@ use tidegate_sources::{SourceConfig, SourceError};
 
 use crate::audit::hex;
 use crate::config::{
-    Config, ConfigError, ControlConfig, IntakeConfig, MeteredConfig, Problem, SettingsConfig, SinkSection,
-    SourceSection, Start,
+    Config, ConfigError, ControlConfig, IntakeConfig, MeteredConfig, Problem, RingConfig, SettingsConfig,
+    SinkSection, SourceSection, Start,
 };
 use crate::dispatch::SinkOptions;
 use crate::dispatch::soon::Metered;
@@ -178,8 +178,7 @@ pub(crate) fn rules(config: &Config) -> Result<Rules, Problem> {
 /// See [`AssembleError`]; nothing stays open then.
 pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
     let Checked { config, rules } = checked;
-    let path = config.ring.path.clone();
-    let ring = SledRing::open(&path, config.ring.options.clone()).map_err(|e| ring_error(&path, e))?;
+    let ring = open_ring(&config)?;
     let make = |SourceSection { name, config }: SourceSection| {
         let position = ring.source_position(&name);
         config.build(&name, position.as_deref()).map_err(|source| AssembleError::Source { name, source })
@@ -290,7 +289,29 @@ fn remote(config: &Config, settings: &SettingsConfig, http: &HttpContext) -> Res
     Ok(Remote { url, client, keys: settings.keys.clone(), cache: settings.cache.clone() })
 }
 
-pub(crate) fn ring_error(path: &Path, error: RingError) -> AssembleError {
+/// The keys that blocks are sealed with, if there are any.
+fn ring_keys(config: &Config) -> Result<Option<Keys>, AssembleError> {
+    let Some(key) = &config.ring.key else {
+        return Ok(None);
+    };
+    let wrong = |text| ConfigError { problems: vec![problem(config, "ring.key".into(), text)] };
+    let secret = key.resolve().map_err(|e| wrong(chain(&e)))?;
+    Ok(Some(Keys::parse(secret.expose()).map_err(|e| wrong(e.to_string()))?))
+}
+
+/// Opens the configured ring to work with.
+pub(crate) fn open_ring(config: &Config) -> Result<SledRing, AssembleError> {
+    let RingConfig { path, options, .. } = &config.ring;
+    SledRing::open_sealed(path, options.clone(), ring_keys(config)?).map_err(|e| ring_error(path, e))
+}
+
+/// Opens the configured ring to look at only.
+pub(crate) fn look_at_ring(config: &Config) -> Result<SledRing, AssembleError> {
+    let RingConfig { path, options, .. } = &config.ring;
+    SledRing::look(path, options.clone(), ring_keys(config)?).map_err(|e| ring_error(path, e))
+}
+
+fn ring_error(path: &Path, error: RingError) -> AssembleError {
     match error {
         RingError::Io { source, .. } if source.kind() == std::io::ErrorKind::ResourceBusy => {
             AssembleError::InUse(path.to_owned())

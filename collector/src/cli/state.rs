@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tidegate_ring::{Ring, RingError, SledRing};
+use tidegate_ring::{Ring, RingError};
 
 use super::exit::{Exit, Failure};
 use super::{daemon, out};
@@ -93,15 +93,13 @@ pub(super) fn ring(config: &Config) -> Result<Arc<dyn Ring>, Failure> {
         return Err(Failure::new(Exit::NoInput, format!("there is no ring at {}", path.display()))
             .hint("start the collector once, or name its configuration with -c"));
     }
-    let ring = SledRing::open(path, config.ring.options.clone()).map_err(|e| {
-        match assemble::ring_error(path, e) {
-            AssembleError::InUse(path) => Failure::new(
-                Exit::TempFail,
-                format!("the collector is running and has its ring {} to itself", path.display()),
-            )
-            .hint("stop it (systemctl stop tidegate), run this again, start it; it goes on where it was"),
-            failure => daemon::assemble_failure(&failure),
-        }
+    let ring = assemble::open_ring(config).map_err(|e| match e {
+        AssembleError::InUse(path) => Failure::new(
+            Exit::TempFail,
+            format!("the collector is running and has its ring {} to itself", path.display()),
+        )
+        .hint("stop it (systemctl stop tidegate), run this again, start it; it goes on where it was"),
+        failure => daemon::assemble_failure(&failure),
     })?;
     Ok(Arc::new(ring))
 }

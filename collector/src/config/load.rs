@@ -253,8 +253,9 @@ fn ring(s: Section<'_>) -> RingConfig {
         ..default
     };
     let path = s.file("path").unwrap_or_else(|| PathBuf::from("/var/lib/tidegate/ring"));
+    let key = s.value("key", secret);
     s.finish();
-    RingConfig { path, options }
+    RingConfig { path, options, key }
 }
 
 fn compression(v: &Value) -> Result<Compression, String> {

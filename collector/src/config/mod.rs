@@ -135,6 +135,9 @@ pub struct RingConfig {
     /// `size` (256 MiB), `full` (`drop-oldest`), `max_age` (none), `compression` (`zstd:1`),
     /// `commit_delay` (100 ms), `commit_bytes` (4 MiB), `segment_size` (a sixteenth of the size).
     pub options: RingOptions,
+    /// `key`: a reference to the keys that blocks are sealed with at rest, as
+    /// [`tidegate_ring::Keys::parse`] reads them. Default: none, blocks are not sealed.
+    pub key: Option<SecretRef>,
 }
 
 /// Between sources and ring.

@@ -303,3 +303,36 @@ fn damage_is_found_without_touching_a_file_then_set_aside_and_counted() {
         "{delivered}: {report}"
     );
 }
+
+#[test]
+fn a_ring_with_a_key_holds_no_readable_event_and_opens_only_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = dir.path().join("in.jsonl");
+    let line = "{\"time\":\"2024-01-01T00:00:00Z\",\"provider\":\"Shop.1\",\"event\":\"Sold\",\"data\":{\"what\":\"plain-4711\"}}\n";
+    std::fs::write(&lines, line.repeat(100)).unwrap();
+    let (reference, _) = key(dir.path(), "at-rest.key");
+    let config = configuration(dir.path(), "here", "");
+    let unsealed = std::fs::read_to_string(&config).unwrap();
+    let sealed =
+        unsealed.replace("[ring]\n", &format!("[ring]\ncompression = \"none\"\nkey = {reference:?}\n"));
+    std::fs::write(&config, &sealed).unwrap();
+    finish(program().arg("replay").arg(&lines).arg("--quiet").arg("-c").arg(&config)).code(0);
+    for (path, bytes) in files(&dir.path().join("ring")) {
+        assert!(!bytes.windows(10).any(|w| w == b"plain-4711"), "it can be read in {}", path.display());
+    }
+    let events = buffer(&config, &["inspect", "--events"]).code(0).lines();
+    assert_eq!(events.len(), 100);
+    assert!(events[0].to_string().contains("plain-4711"), "{}", events[0]);
+    buffer(&config, &["verify"]).code(0);
+
+    // without the key, and with a broken one, nothing is shown and nothing is lost
+    std::fs::write(&config, unsealed).unwrap();
+    let refused = buffer(&config, &["inspect", "--events"]);
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("key"), "{}", refused.stderr);
+    std::fs::write(dir.path().join("bad.key"), "no key").unwrap();
+    std::fs::write(&config, sealed.replace("at-rest.key", "bad.key")).unwrap();
+    buffer(&config, &["status"]).code(78).says("ring.key").says("64 hexadecimal digits");
+    std::fs::write(&config, sealed).unwrap();
+    assert_eq!(buffer(&config, &["inspect", "--events"]).code(0).lines().len(), 100);
+}

@@ -108,9 +108,8 @@ fn switches(config: &Config, carried: &MemoryRing) -> Result<(), Failure> {
         let most = now.get("level").and_then(Value::as_u64).and_then(|l| u8::try_from(l).ok()).unwrap_or(0);
         return put(level, Some(&[most]));
     }
-    let ring = &config.ring;
     // a host that only imports has none
-    let Ok(here) = tidegate_ring::SledRing::look(&ring.path, ring.options.clone(), None) else {
+    let Ok(here) = assemble::look_at_ring(config) else {
         return Ok(());
     };
     for key in SWITCHES {

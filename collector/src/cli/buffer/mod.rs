@@ -79,9 +79,8 @@ pub(super) fn run(args: &Args, logs: &super::logs::Options) -> Done {
     }
 }
 
-fn refused(config: &Config, error: RingError) -> Failure {
-    let path = &config.ring.path;
-    match assemble::ring_error(path, error) {
+fn refused(config: &Config, error: AssembleError) -> Failure {
+    match error {
         AssembleError::InUse(path) => {
             let by = SledRing::holder(&path).map(|pid| format!(" by process {pid}")).unwrap_or_default();
             Failure::new(Exit::TempFail, format!("the ring {} is in use{by}: the collector runs", path.display()))
@@ -103,7 +102,7 @@ fn nothing_there(config: &Config) -> Failure {
 
 /// The ring, to look at only.
 fn look(config: &Config) -> Result<SledRing, Failure> {
-    SledRing::look(&config.ring.path, config.ring.options.clone(), None).map_err(|e| refused(config, e))
+    assemble::look_at_ring(config).map_err(|e| refused(config, e))
 }
 
 /// The ring, to work with.
@@ -111,7 +110,7 @@ fn open(config: &Config) -> Result<SledRing, Failure> {
     if !config.ring.path.join("segments").is_dir() {
         return Err(nothing_there(config));
     }
-    SledRing::open(&config.ring.path, config.ring.options.clone()).map_err(|e| refused(config, e))
+    assemble::open_ring(config).map_err(|e| refused(config, e))
 }
 
 fn sum(levels: &PerLevel) -> u64 {

@@ -11,6 +11,7 @@ use tidegate_ring::{PerLevel, Ring, RingError, Settlement, State};
 use tidegate_sinks::{DeliverError, Delivered, RejectReason, Rejected, Sink};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use super::batch::{Ahead, FetchError, Made, Maker, fetch_run, present};
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub dead: Option<Mutex<DeadLetters>>,
     pub retry: RetryConfig,
     pub stats: Arc<Stats>,
+    /// Blocking work, which goes on when what waits for it is called off.
+    pub work: TaskTracker,
 }
 
 /// A run to be delivered.
@@ -100,8 +103,8 @@ async fn blocking<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&Shared) -> Result<T, Trouble> + Send + 'static,
 ) -> Result<T, Trouble> {
-    let shared = Arc::clone(shared);
-    let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+    let this = Arc::clone(shared);
+    let done = shared.work.spawn_blocking(move || work(&this)).await;
     done.unwrap_or_else(|e| Err(Trouble::Task(e.to_string())))
 }
 

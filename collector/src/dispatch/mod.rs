@@ -35,6 +35,7 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 
 use crate::clock::now_ns;
@@ -180,6 +181,7 @@ impl Dispatcher {
             chance: Mutex::new(chance),
             dead: options.dead_letters.clone().map(|p| Mutex::new(DeadLetters::new(p))),
             retry: options.retry,
+            work: TaskTracker::new(),
             stats,
             ring,
             sink,
@@ -290,6 +292,9 @@ impl Dispatcher {
         asked.abort();
         // what is under way stays planned and is sent again with the same bounds
         flights.shutdown().await;
+        // whoever serves the sink next finds the ring at rest
+        self.shared.work.close();
+        self.shared.work.wait().await;
     }
 
     fn pause(&mut self) -> Duration {

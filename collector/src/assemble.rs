@@ -209,7 +209,7 @@ pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
         intake: config.intake,
         own_events: config.health.events.then_some(config.health.every),
         aggregates: (config.aggregates.enabled && until == Until::Stopped)
-            .then(|| config.aggregates.options(&path)),
+            .then(|| config.aggregates.options(&config.ring.path)),
         until,
         pins: http.pins.clone(),
         sampling: sampling(&config.sampling, config.intake),

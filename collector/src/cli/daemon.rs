@@ -221,20 +221,16 @@ async fn watch(
                 tracing::info!("stopping; what cannot be delivered in {} s stays on disk", drain.as_secs());
                 handle.stop(drain);
             }
+            () = handle.given_up(), if matches!(ends, Ends::WhenStopped) && !asked => {
+                asked = true;
+                tracing::error!("every source has ended, and not as it should: stopping");
+                handle.stop(drain);
+            }
             _ = tick.tick(), if looks => {
                 let progress = handle.progress();
                 if let Some(bar) = &bar {
                     bar.set_message(line(&progress));
                     bar.tick();
-                }
-                if matches!(ends, Ends::WhenStopped)
-                    && !asked
-                    && progress.sources_running == 0
-                    && progress.sources_failed > 0
-                {
-                    asked = true;
-                    tracing::error!("every source has ended, and not as it should: stopping");
-                    handle.stop(drain);
                 }
                 if let Ends::WithInput(patience) = ends
                     && !asked

@@ -251,7 +251,7 @@ impl Pipeline {
             deadline: watch::Sender::new(None),
             sources_running: Default::default(),
             pins: options.pins,
-            sources_failed: Default::default(),
+            given_up: CancellationToken::new(),
             filters: shown,
             plain: filters.into(),
             settings: watch::Sender::new(document),

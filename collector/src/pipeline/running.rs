@@ -58,7 +58,8 @@ pub(super) struct Shared {
     pub deadline: watch::Sender<Option<Instant>>,
     pub sources_running: AtomicUsize,
     pub pins: PinMonitor,
-    pub sources_failed: AtomicUsize,
+    /// Every source has ended, and not all as they should.
+    pub given_up: CancellationToken,
     /// What stands apart from the sinks' and the level's own alarms.
     pub alarms: Mutex<Vec<String>>,
     /// What the intake goes by: the configuration's part, reduced by the remote settings.
@@ -106,6 +107,14 @@ impl Handle {
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.0.progress()
+    }
+
+    /// Waits until every source has ended, and not all as they should.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn given_up(&self) {
+        self.0.given_up.cancelled().await;
     }
 
     /// Asks it to stop: sources at once, then what they handed over is stored, then sinks go on
@@ -254,7 +263,6 @@ impl Shared {
             stored: self.counters.stored(),
             stored_bytes: self.counters.stored_bytes(),
             sources_running: self.sources_running.load(Ordering::Relaxed),
-            sources_failed: self.sources_failed.load(Ordering::Relaxed),
             sinks: self.stats.iter().map(|(n, s)| (n.clone(), s.progress())).collect(),
             alarms: self.alarms(),
         }

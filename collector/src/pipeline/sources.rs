@@ -57,6 +57,8 @@ struct Slot {
     outlet: Outlet,
     remake: Option<Remake>,
     state: State,
+    /// It tells of the device, which alone is nothing to run for.
+    census: bool,
 }
 
 type Ended = (Result<SourceEnd, SourceError>, bool);
@@ -75,6 +77,7 @@ impl Sources {
     pub fn start(shared: &Arc<Shared>, sources: Vec<Fresh>, allowed: bool) -> Sources {
         let slot = |f: Fresh| Slot {
             name: f.source.info().name,
+            census: f.source.info().kind == "census",
             outlet: f.outlet,
             // one that cannot be made anew runs all the time; the gate drops what it reads
             state: State::Parked(Some(f.source)),
@@ -98,6 +101,10 @@ impl Sources {
 
     fn count(&self) {
         self.shared.sources_running.store(self.tasks.len(), Ordering::Relaxed);
+        let over = self.slots.iter().all(|s| s.census || matches!(s.state, State::Ended));
+        if over && self.summaries.iter().any(|s| s.failed.is_some()) {
+            self.shared.given_up.cancel();
+        }
     }
 
     /// Whether one runs, or will when it is allowed to.
@@ -126,7 +133,6 @@ impl Sources {
                 error!(source = %slot.name, error = %text, "a source cannot be started again");
                 self.shared.alarm(format!("source {} cannot be started again: {text}", slot.name));
                 slot.state = State::Ended;
-                self.shared.sources_failed.fetch_add(1, Ordering::Relaxed);
                 let failed = Some(kind(&e));
                 self.summaries.push(SourceSummary { error: Some(text), failed, ..summary(&slot.name) });
                 return;
@@ -189,9 +195,6 @@ impl Sources {
             } else {
                 slot.state = State::Ended;
                 let summary = told(&slot.name, done);
-                if summary.failed.is_some() {
-                    self.shared.sources_failed.fetch_add(1, Ordering::Relaxed);
-                }
                 self.summaries.push(summary);
             }
         }

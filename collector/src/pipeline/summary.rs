@@ -22,8 +22,6 @@ pub struct Progress {
     pub stored_bytes: u64,
     /// Sources that have not come to their end.
     pub sources_running: usize,
-    /// Sources that failed.
-    pub sources_failed: usize,
     /// Per sink.
     pub sinks: BTreeMap<String, SinkProgress>,
     /// What the operator must look at, in sentences.

@@ -386,6 +386,10 @@ pub trait Ring: fmt::Debug + Send + Sync + 'static {
     /// When the disk fails. Damaged blocks are no error but a hole.
     fn read(&self, after: Seq, limit: ReadLimit) -> Result<Read, RingError>;
 
+    /// Counts, since the ring was opened, how often events went from it that were not settled. Who
+    /// read a run and finds this unchanged after [`plan`](Ring::plan) has read all that the plan covers.
+    fn losses(&self) -> u64;
+
     /// Stores the bounds of a run that is about to be sent; durable on return.
     ///
     /// # Errors

@@ -267,6 +267,10 @@ impl Ring for MemoryRing {
         Ok(out)
     }
 
+    fn losses(&self) -> u64 {
+        self.lock().ledger.losses
+    }
+
     fn plan(&self, sink: &SinkId, range: SeqRange) -> Result<(), RingError> {
         self.change(|l| l.plan(sink, range))
     }

@@ -19,6 +19,8 @@ use super::filter::Filter;
 #[derive(Clone, Debug)]
 pub(super) struct Ahead {
     pub block: StoredBlock,
+    /// [`Ring::losses`] before it was read.
+    pub losses: u64,
     /// Place and encoded size of each event.
     pub events: Vec<(Seq, u32)>,
     /// That of its most urgent event, once it was looked for.
@@ -62,6 +64,7 @@ pub(super) fn fetch(
     limit: ReadLimit,
     known: &mut SchemaInterner,
 ) -> Result<Fetched, FetchError> {
+    let losses = ring.losses();
     let read = ring.read(after, limit)?;
     let blocks = Vec::with_capacity(read.blocks.len());
     let mut out = Fetched { blocks, holes: read.holes, end: read.end };
@@ -76,7 +79,7 @@ pub(super) fn fetch(
                 .map(|(n, s)| (Seq(s), len(n)))
                 .collect(),
         };
-        out.blocks.push(Ahead { block, events, latency: None, due: None });
+        out.blocks.push(Ahead { block, losses, events, latency: None, due: None });
     }
     Ok(out)
 }

@@ -153,7 +153,15 @@ async fn restricted(shared: &Shared, than: &Under) {
 
 async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Trouble> {
     let range = job.range;
-    blocking(shared, move |s| Ok(s.ring.plan(&s.id, range)?)).await?;
+    let losses = blocking(shared, move |s| {
+        s.ring.plan(&s.id, range)?;
+        Ok(s.ring.losses())
+    })
+    .await?;
+    // what went before the plan is in the account as lost already, and must not be sent
+    if job.blocks.iter().flatten().any(|b| b.losses != losses) {
+        job.blocks = None;
+    }
     let mut backoff = Backoff::new(shared.retry.first, shared.retry.most);
     let mut made: Option<(Made, Under)> = None;
     let mut paid = false;
@@ -404,8 +412,8 @@ fn settle_now(shared: &Shared, outcome: &Outcome) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Events that went from the ring after they were read and before the run was planned are in the
-/// account as lost already. They count there, though they may have been delivered as well.
+/// Puts down an outcome that does not add up to what the ring holds of the run: events of it went, or could not
+/// be read, when the batch was made. Counts what is there.
 fn settle_what_is_left(
     shared: &Shared,
     range: SeqRange,

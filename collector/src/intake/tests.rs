@@ -74,6 +74,9 @@ impl Ring for Flaky {
     fn read(&self, after: Seq, limit: ReadLimit) -> Result<tidegate_ring::Read, RingError> {
         self.inner.read(after, limit)
     }
+    fn losses(&self) -> u64 {
+        self.inner.losses()
+    }
     fn plan(&self, sink: &SinkId, range: SeqRange) -> Result<(), RingError> {
         self.inner.plan(sink, range)
     }

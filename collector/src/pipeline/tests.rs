@@ -119,6 +119,9 @@ impl Ring for NeverClosed {
     fn read(&self, after: Seq, limit: ReadLimit) -> Result<tidegate_ring::Read, RingError> {
         self.0.read(after, limit)
     }
+    fn losses(&self) -> u64 {
+        self.0.losses()
+    }
     fn plan(&self, sink: &SinkId, range: SeqRange) -> Result<(), RingError> {
         self.0.plan(sink, range)
     }

@@ -57,6 +57,7 @@ impl Ledger {
             }
             _ => self.removed.push(block),
         }
+        self.losses += 1;
         self.holes.add(Gone { run, events: levels.iter().sum(), reason }, &self.blocks);
         self.dirty.insert(Key::Holes);
         if self.sinks.is_empty() {

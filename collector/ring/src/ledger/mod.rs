@@ -85,6 +85,8 @@ pub(crate) struct Ledger {
     pub durable: u64,
     pub trimmed: u64,
     pub purges: u64,
+    /// Calls of `lose` that took something; not stored.
+    pub losses: u64,
     pub blocks: BTreeMap<u64, Block>,
     pub holes: Holes,
     pub sinks: BTreeMap<SinkId, SinkState>,

@@ -407,6 +407,10 @@ impl Ring for SledRing {
         self.shared.read(after, limit)
     }
 
+    fn losses(&self) -> u64 {
+        self.shared.lock().ledger.losses
+    }
+
     fn plan(&self, sink: &SinkId, range: SeqRange) -> Result<(), RingError> {
         self.change(|s| s.ledger.plan(sink, range))
     }

@@ -362,9 +362,11 @@ fn a_purge_removes(make: MakeRing<'_>) {
     ring.plan(&fast, range(1, 2)).expect("planned");
     ring.settle(&fast, range(1, 2), &delivered([0, 0, 1, 1])).expect("settled");
     ring.plan(&sink, range(1, 3)).expect("planned");
+    let losses = ring.losses();
     let purged = ring.purge(&Above(TelemetryLevel::Enhanced)).expect("purged");
     assert_eq!((purged.events, purged.blocks), ([0, 0, 0, 4], 2));
     assert_eq!(ring.watch().borrow().purges, 1);
+    assert!(ring.losses() > losses, "who had read them is told");
     let read = read_all(&*ring, 0);
     assert_eq!(all_texts(&read), [text(1, 0), text(1, 2), text(3, 0), text(4, 0)]);
     assert_eq!(read.blocks[0].range, range(1, 4));

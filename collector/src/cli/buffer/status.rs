@@ -90,7 +90,10 @@ fn text(
         bytes(status.bound_bytes),
         percent(status.disk_bytes, status.bound_bytes)
     );
-    let _ = writeln!(out, "places    {} to {} are kept", status.trimmed.0 + 1, status.durable.0);
+    let _ = match status.trimmed.next() {
+        first if first > status.durable => writeln!(out, "places    none are kept, the next is {first}"),
+        first => writeln!(out, "places    {first} to {} are kept", status.durable),
+    };
     let _ = writeln!(out, "oldest    {}", age(status.oldest_stored_ns, now));
     let dropped: u64 = account.dropped.values().sum();
     let stored = count(sum(&account.stored));

@@ -16,7 +16,7 @@
 //! keywords and filters have it; a name in use is refused; a consumer gets nothing when it is
 //! closed; `ProcessTrace` returns when the session is stopped; asked for its state
 //! (`CAPTURE_STATE`), a provider writes, here its first event once more; with a stack wanted,
-//! each event has one. Once all is played, the session says it lost [`LOST`] events and
+//! each event has one. Once all is played, the session says it lost three events and
 //! one record tells of lost events. TDH knows the schemas that one recorded trace carries.
 #![cfg(windows)]
 #![allow(non_snake_case)]

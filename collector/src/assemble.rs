@@ -16,6 +16,7 @@ use tidegate_sinks::http::{Client, HttpContext};
 use tidegate_sinks::units::Size;
 use tidegate_sources::census::CensusConfig;
 use tidegate_sources::{SourceConfig, SourceError};
+use tokio::sync::watch;
 
 use crate::audit::hex;
 use crate::config::{
@@ -26,6 +27,7 @@ use crate::dispatch::SinkOptions;
 use crate::dispatch::soon::Metered;
 use crate::gate::scrub::PseudonymKey;
 use crate::gate::{Rules, SHIPPED};
+use crate::intake::Filters;
 use crate::pipeline::{Parts, PipelineOptions, Remake, SinkPart, Until};
 use crate::sampling::{SampleRule, SamplingRules};
 use crate::settings::Document;
@@ -170,6 +172,15 @@ pub(crate) fn rules(config: &Config) -> Result<Rules, Problem> {
     let off: Vec<&str> = telemetry.off.iter().map(String::as_str).collect();
     rules.switched_off_by(&off).map_err(|e| problem(config, "telemetry.off".into(), e.to_string()))?;
     Ok(rules)
+}
+
+/// What the gate goes by where no collector runs, for [`Control::judge_by`](crate::control::Control::judge_by).
+pub(crate) fn filters(config: &Config) -> Result<watch::Receiver<Arc<Filters>>, ConfigError> {
+    let wrong = |p| ConfigError { problems: vec![p] };
+    let rules = Arc::new(rules(config).map_err(wrong)?);
+    let filters = Filters::new(rules, config.telemetry.off.clone(), SamplingRules::default())
+        .map_err(|e| wrong(problem(config, "telemetry.off".into(), e.to_string())))?;
+    Ok(watch::channel(Arc::new(filters)).1)
 }
 
 /// Opens the ring and makes the parts of a run.

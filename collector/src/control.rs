@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidegate_proto::batch::EventRef;
 use tidegate_proto::level::TelemetryLevel;
+use tidegate_proto::wire::{Changes, Unchanged};
 use tidegate_ring::{PerLevel, PurgeRule, Purged, Ring, RingError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,8 @@ use tracing::{error, info, warn};
 use crate::audit::{Record, What};
 use crate::clock::now_ns;
 use crate::gate::level::{Ceilings, LevelInForce, Policy, PolicyFile};
-use crate::intake::Command;
+use crate::gate::{Gate, Verdict};
+use crate::intake::{Command, Filters};
 
 /// How often the policy file is looked at.
 const POLL: Duration = Duration::from_secs(1);
@@ -59,18 +61,44 @@ impl fmt::Display for Who {
     }
 }
 
-/// Purges what is above a level.
-#[derive(Clone, Copy, Debug)]
-pub struct AboveLevel(pub TelemetryLevel);
+/// Purges what is above a level: events, and of those that stay the fields with a higher level of their own.
+#[derive(Debug)]
+struct AboveLevel {
+    level: TelemetryLevel,
+    /// Where the rules know such fields.
+    gate: Option<Mutex<Gate>>,
+}
+
+impl AboveLevel {
+    fn new(level: TelemetryLevel, filters: Option<&Filters>) -> AboveLevel {
+        let with_fields = filters.filter(|f| f.rules.has_fields_above(level));
+        AboveLevel { level, gate: with_fields.map(|f| Mutex::new(f.gate())) }
+    }
+}
 
 impl PurgeRule for AboveLevel {
     fn may_match(&self, levels: &PerLevel, _: (i64, i64)) -> bool {
-        TelemetryLevel::ALL.iter().zip(levels).any(|(l, n)| *l > self.0 && *n > 0)
+        let above = |(l, n): (&TelemetryLevel, &u64)| *l > self.level && *n > 0;
+        self.gate.is_some() || TelemetryLevel::ALL.iter().zip(levels).any(above)
     }
 
     fn matches(&self, event: EventRef<'_>) -> bool {
         // what has no level must not pass for one
-        event.head().telemetry_level.is_none_or(|l| l > self.0)
+        event.head().telemetry_level.is_none_or(|l| l > self.level)
+    }
+
+    fn changes(&self, event: EventRef<'_>, put: &mut dyn FnMut(&dyn Changes)) -> bool {
+        if let Some(gate) = &self.gate
+            && let Verdict::Pass(cleared) =
+                gate.lock().unwrap_or_else(PoisonError::into_inner).clear(event, self.level)
+            && !cleared.edits().is_empty()
+        {
+            put(cleared.edits());
+            return true;
+        }
+        // what the rules drop by now is held back when it is sent
+        put(&Unchanged);
+        false
     }
 }
 
@@ -108,6 +136,8 @@ pub struct Control {
     in_force: watch::Sender<InForce>,
     intake: mpsc::Sender<Command>,
     quiet: Mutex<Quiet>,
+    /// By which fields are purged; none before it is told.
+    filters: OnceLock<watch::Receiver<Arc<Filters>>>,
     /// One change at a time, from its beginning to its audit entry.
     changing: tokio::sync::Mutex<()>,
 }
@@ -140,9 +170,16 @@ impl Control {
             in_force: watch::Sender::new(InForce { level, carried_through: true, quiet: times }),
             intake,
             quiet: Mutex::new(quiet),
+            filters: OnceLock::new(),
             changing: tokio::sync::Mutex::new(()),
         };
         Ok((control, commands))
+    }
+
+    /// Tells by which rules the fields of events have levels of their own, before [`begin`](Control::begin).
+    pub fn judge_by(&self, filters: watch::Receiver<Arc<Filters>>) {
+        // told twice, the first counts
+        let _ = self.filters.set(filters);
     }
 
     /// Sets the remote settings' ceiling as it was kept, before [`begin`](Control::begin).
@@ -368,7 +405,9 @@ impl Control {
 
     async fn purge(&self, level: TelemetryLevel) -> Result<Purged, RingError> {
         let ring = Arc::clone(&self.ring);
-        let purge = tokio::task::spawn_blocking(move || ring.purge(&AboveLevel(level)));
+        let filters = self.filters.get().map(|f| Arc::clone(&f.borrow()));
+        let rule = AboveLevel::new(level, filters.as_deref());
+        let purge = tokio::task::spawn_blocking(move || ring.purge(&rule));
         purge.await.unwrap_or_else(|e| Err(RingError::Book(format!("the purge ended early: {e}"))))
     }
 

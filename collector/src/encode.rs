@@ -6,11 +6,12 @@
 //! whole block without looking into it, and a lowered level takes whole blocks away.
 
 use bytes::Bytes;
+use tidegate_proto::batch::Batch;
 use tidegate_proto::level::{Class, TelemetryLevel};
-use tidegate_proto::wire::{BlockBuilder, Judged};
+use tidegate_proto::wire::{BlockBuilder, BlockReader, Judged, SchemaInterner, Unchanged};
 use tidegate_ring::{NewBlock, PerLevel};
 
-use crate::gate::Cleared;
+use crate::gate::{Cleared, Gate, Verdict};
 
 /// One level's block while it is written.
 #[derive(Debug)]
@@ -149,4 +150,35 @@ pub(crate) fn drop_above(blocks: &mut Vec<NewBlock>, level: TelemetryLevel) -> u
         above == 0
     });
     gone
+}
+
+/// Writes blocks again without the fields whose own level is above `level`. Whether anything changed.
+pub(crate) fn leave_out_above(blocks: &mut [NewBlock], level: TelemetryLevel, gate: &mut Gate) -> bool {
+    let mut known = SchemaInterner::new();
+    let mut any = false;
+    for block in blocks {
+        let mut batch = Batch::new();
+        let Ok(reader) = BlockReader::new(&block.data, &mut known) else { continue };
+        if reader.judged().in_force.is_some_and(|l| l <= level) || reader.read_into(&mut batch).is_err() {
+            continue;
+        }
+        let mut again = BlockBuilder::new();
+        again.set_judged(reader.judged());
+        let mut changed = false;
+        for event in batch.iter() {
+            let own = event.head().telemetry_level;
+            match gate.clear(event, level) {
+                Verdict::Pass(cleared) if !cleared.edits().is_empty() => {
+                    changed = true;
+                    again.push(event, own, cleared.edits());
+                }
+                _ => again.push(event, own, &Unchanged),
+            }
+        }
+        if changed {
+            block.data = Bytes::from(again.finish());
+            any = true;
+        }
+    }
+    any
 }

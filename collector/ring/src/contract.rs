@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_proto::level::{Class, DropReason, LossReason, TelemetryLevel};
+use tidegate_proto::wire::{Changes, Unchanged};
 use tokio::sync::{oneshot, watch};
 
 /// A future that can be moved between threads.
@@ -308,12 +309,19 @@ pub struct Status {
     pub quarantined: Vec<String>,
 }
 
-/// What a purge says about one event.
+/// What a purge says about one event: it goes, stays, or stays without a part of it.
 pub trait PurgeRule: Send + Sync {
     /// Whether a block can hold anything to purge; `true` when not known.
     fn may_match(&self, levels: &PerLevel, time_ns: (i64, i64)) -> bool;
     /// Whether the event goes. The event is decoded from the stored block.
     fn matches(&self, event: tidegate_proto::batch::EventRef<'_>) -> bool;
+    /// Hands over, exactly once, the changes under which an event stays; whether there are any. Left as it
+    /// is here, an event stays as it is. An event keeps its place and its level.
+    fn changes(&self, event: tidegate_proto::batch::EventRef<'_>, put: &mut dyn FnMut(&dyn Changes)) -> bool {
+        let _ = event;
+        put(&Unchanged);
+        false
+    }
 }
 
 /// What a purge did.

@@ -299,9 +299,13 @@ impl Ring for MemoryRing {
                 continue;
             }
             let Some(sifted) = purge::sift(&block, &data, rule, &mut known) else { continue };
-            let lost = Lost::Some(&sifted.lost, sifted.rest(&block));
-            let gone: PerLevel = inner.change(|l| l.lose(first, &lost, LossReason::Purged))?;
-            crate::ledger::add(&mut purged.events, &gone);
+            if sifted.lost.is_empty() {
+                inner.ledger.blocks.insert(first, sifted.rest(&block));
+            } else {
+                let lost = Lost::Some(&sifted.lost, sifted.rest(&block));
+                let gone: PerLevel = inner.change(|l| l.lose(first, &lost, LossReason::Purged))?;
+                crate::ledger::add(&mut purged.events, &gone);
+            }
             purged.blocks += 1;
             let stays = inner.ledger.blocks.contains_key(&first);
             inner.set_data(first, stays.then(|| Bytes::from(sifted.data)));

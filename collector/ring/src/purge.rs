@@ -2,7 +2,7 @@
 
 use tidegate_proto::batch::Batch;
 use tidegate_proto::level::TelemetryLevel;
-use tidegate_proto::wire::{BlockBuilder, BlockReader, Judged, SchemaInterner, Unchanged, WireError};
+use tidegate_proto::wire::{BlockBuilder, BlockReader, Judged, SchemaInterner, WireError};
 
 use crate::ledger::Block;
 use crate::{PerLevel, PurgeRule, levels};
@@ -22,7 +22,7 @@ pub(crate) struct Sifted {
     pub time_ns: (i64, i64),
 }
 
-/// Applies a rule to a block. `None` when nothing matches. A block that cannot be decoded goes
+/// Applies a rule to a block. `None` when all of it stays as it is. A block that cannot be decoded goes
 /// whole: what cannot be judged must not stay.
 pub(crate) fn sift(
     block: &Block,
@@ -70,6 +70,7 @@ fn sieve(
     };
     let mut builder = BlockBuilder::new();
     builder.set_judged(judged);
+    let mut changed = false;
     for ((event, place), level) in batch.iter().zip(block.places()).zip(levels) {
         if rule.matches(event) {
             out.lost.push((place, *level));
@@ -82,9 +83,9 @@ fn sieve(
             *n += 1;
         }
         let level = TelemetryLevel::from_u8(*level).unwrap_or(TelemetryLevel::Full);
-        builder.push(event, level, &Unchanged);
+        changed |= rule.changes(event, &mut |changes| builder.push(event, level, changes));
     }
-    if out.lost.is_empty() {
+    if out.lost.is_empty() && !changed {
         return None;
     }
     if !out.keep.is_empty() {
@@ -97,7 +98,10 @@ impl Sifted {
     /// The block of what stays, with its bytes still to be placed.
     pub fn rest(&self, block: &Block) -> Block {
         Block {
-            keep: Some(Block::bitmap(block.run(), self.keep.iter().copied())),
+            keep: match self.lost.is_empty() {
+                true => block.keep.clone(),
+                false => Some(Block::bitmap(block.run(), self.keep.iter().copied())),
+            },
             levels: self.levels,
             time_ns: self.time_ns,
             raw_len: u32::try_from(self.data.len()).unwrap_or(u32::MAX),

@@ -128,9 +128,11 @@ pub(super) fn change(
         .build()
         .map_err(|e| Failure::new(Exit::Software, format!("cannot start the runtime: {e}")))?;
     let mut policy = PolicyFile::new(&config.telemetry.policy_file);
+    let filters = assemble::filters(config).map_err(|e| daemon::config_failure(&e))?;
     let done = runtime.block_on(async {
         // no intake runs: the other end of its commands is dropped
         let (control, _) = Control::open(Arc::clone(ring), config.telemetry.level, Some(&mut policy))?;
+        control.judge_by(filters);
         control.begin().await?;
         set(&control).await?;
         Ok(crate::api::level_view(&control.now(), &control.all()))

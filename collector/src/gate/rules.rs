@@ -467,6 +467,12 @@ impl Rules {
         self.default_level
     }
 
+    /// Whether fields can have a level above this one, whatever their event's.
+    #[must_use]
+    pub fn has_fields_above(&self, level: TelemetryLevel) -> bool {
+        self.fields.iter().any(|f| f.level.is_some_and(|l| l.0 > level))
+    }
+
     /// Every switch, in the order of the catalogues.
     pub fn switches(&self) -> impl Iterator<Item = SwitchInfo<'_>> {
         self.switches.iter().map(|s| SwitchInfo { name: &s.name, title: &s.title })

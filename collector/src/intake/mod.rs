@@ -30,7 +30,7 @@ use crate::aggregate::{Aggregates, Outcome};
 use crate::clock::now_ns;
 use crate::config::IntakeConfig;
 use crate::control::InForce;
-use crate::encode::Encoder;
+use crate::encode::{Encoder, leave_out_above};
 use crate::gate::{Gate, Permit, Rules, UnknownSwitch, Verdict};
 use crate::sampling::{Sampled, Sampler, SamplingRules};
 
@@ -418,6 +418,11 @@ impl Task {
                 self.drop(DropReason::Level, gone);
                 let gone = self.queue.drop_above(level);
                 self.counters.add_dropped(DropReason::Level, gone);
+                if self.gate.rules().has_fields_above(level) {
+                    self.seal();
+                    let gate = &mut self.gate;
+                    self.queue.rewrite(|blocks| leave_out_above(blocks, level, gate));
+                }
                 self.lowering.push((self.queue.barrier(), done));
             }
         }

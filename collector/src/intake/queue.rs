@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tidegate_proto::level::{DropReason, TelemetryLevel};
-use tidegate_ring::{AppendError, Group, Ring, Ticket};
+use tidegate_ring::{AppendError, Group, NewBlock, Ring, Ticket};
 
 use crate::encode::drop_above;
 
@@ -209,6 +209,18 @@ impl Queue {
             self.submitting = None;
         }
         all
+    }
+
+    /// Changes the blocks of the groups that the ring has not taken; `change` says whether it did.
+    pub fn rewrite(&mut self, mut change: impl FnMut(&mut [NewBlock]) -> bool) {
+        let mut any = false;
+        for waiting in &mut self.waiting {
+            any |= change(&mut waiting.group.blocks);
+        }
+        if any {
+            // a cancelled append has stored nothing
+            self.submitting = None;
+        }
     }
 
     /// What [`passed`](Queue::passed) must reach for all that the ring has taken to be answered.

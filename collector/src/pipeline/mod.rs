@@ -178,13 +178,14 @@ impl Pipeline {
         let control = Arc::new(control);
         let following = options.remote.clone().map(|remote| running::Following::new(remote, &ring));
         let document = following.as_ref().and_then(|f| f.settings.document().cloned());
+        let filters = Filters::new(rules, options.off.clone(), options.sampling.clone())?;
+        let shown = watch::Sender::new(Arc::new(running::reduced(&filters, document.as_deref())));
+        control.judge_by(shown.subscribe());
         control.preset_remote(document.as_ref().and_then(|d| d.ceiling()));
         control.begin().await?;
         if !options.catalogues.is_empty() {
             control.note_rules(options.catalogues.clone(), &options.off, &Who("start".to_owned()))?;
         }
-        let filters = Filters::new(rules, options.off.clone(), options.sampling.clone())?;
-        let shown = watch::Sender::new(Arc::new(running::reduced(&filters, document.as_deref())));
 
         let (phase, abort) = (watch::Sender::new(Phase::Running), CancellationToken::new());
         let origin = Arc::new(Origin {

@@ -87,11 +87,16 @@ impl Site {
 
     /// Appends an event whose name says its level.
     fn say(&self, level: &str, text: &str) {
+        self.say_with(level, text, "-");
+    }
+
+    /// The same with a field that may have a level of its own.
+    fn say_with(&self, level: &str, text: &str, detail: &str) {
         let mut file = fs::File::options().append(true).open(self.path("in.jsonl")).unwrap();
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
         writeln!(
             file,
-            "{{\"time\":{time},\"provider\":\"Contoso.App\",\"event\":\"{level}\",\"text\":\"{text}\"}}"
+            "{{\"time\":{time},\"provider\":\"Contoso.App\",\"event\":\"{level}\",\"text\":\"{text}\",\"detail\":\"{detail}\"}}"
         )
         .unwrap();
     }
@@ -187,6 +192,32 @@ fn lowering_the_level_of_a_running_collector_removes_what_is_queued_above_it() {
     site.say("Full", "last-full");
     until("it is allowed again", || site.arrived("last-full"));
     site.tidegate(&["audit", "verify"]).code(0);
+    assert_eq!(daemon.terminate(), Some(0), "{}", site.log());
+}
+
+#[test]
+fn lowering_the_level_removes_single_fields_above_it_from_events_that_stay() {
+    let site = Site::new();
+    let levels = fs::read_to_string(site.path("levels.toml")).unwrap();
+    site.put("levels.toml", &format!("{levels}[[field]]\nname = [\"detail\"]\nlevel = \"Enhanced\"\n"));
+    let daemon = site.start();
+    site.say_with("Basic", "marker-basic", "marker-detail");
+    until("it is stored", || site.stored("marker-basic") && site.stored("marker-detail"));
+    site.json(&["level", "set", "1"]);
+    assert!(site.stored("marker-basic") && !site.stored("marker-detail"), "the command has returned");
+    site.json(&["level", "set", "none"]);
+    site.say_with("Basic", "second-basic", "second-detail");
+    until("it is stored", || site.stored("second-detail"));
+    assert_eq!(daemon.terminate(), Some(0), "{}", site.log());
+
+    // the same while none runs
+    site.json(&["level", "set", "1"]);
+    assert!(site.stored("second-basic") && !site.stored("second-detail"));
+    let daemon = site.start();
+    site.back();
+    until("the rest arrives", || site.arrived("marker-basic") && site.arrived("second-basic"));
+    assert!(!site.arrived("marker-detail") && !site.arrived("second-detail"));
+    assert_eq!(site.json(&["status"])["account_closes"], true);
     assert_eq!(daemon.terminate(), Some(0), "{}", site.log());
 }
 

@@ -282,6 +282,11 @@ impl Shared {
                         block.place = f.new.place;
                     }
                 }
+                // the same events, without a part of them
+                Some(sifted) if sifted.lost.is_empty() => {
+                    state.ledger.blocks.insert(first, f.new);
+                    purged.blocks += 1;
+                }
                 Some(sifted) => {
                     let lost = Lost::Some(&sifted.lost, f.new);
                     // which events go is told, so no level is asked for and nothing is refused

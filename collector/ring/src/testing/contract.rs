@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use tidegate_proto::batch::EventRef;
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_proto::level::{DropReason, LossReason, TelemetryLevel};
+use tidegate_proto::wire::{Change, Changes, Place, Unchanged};
 
 use super::{Above, MakeRing, TextRule, block, group, sized_block, text, texts, wait};
 use crate::{
-    AppendError, Chain, FullPolicy, Group, Health, Intake, NewBlock, Read, ReadLimit, Ring, RingError,
-    RingOptions, Settlement, StartAt,
+    AppendError, Chain, FullPolicy, Group, Health, Intake, NewBlock, PerLevel, PurgeRule, Read, ReadLimit,
+    Ring, RingError, RingOptions, Settlement, StartAt,
 };
 
 /// A test of the suite.
@@ -29,6 +31,7 @@ pub const ALL: &[(&str, Test)] = &[
     ("drop_newest refuses and keeps", drop_newest_refuses),
     ("block waits for the sinks", block_waits),
     ("a purge removes events and counts them", a_purge_removes),
+    ("a purge takes a part of an event and counts none", a_purge_of_fields),
     ("a late sink begins where it is told", a_late_sink),
     ("a detached sink holds nothing back", a_detached_sink),
     ("chains link and values stay", chains_and_values),
@@ -383,6 +386,54 @@ fn a_purge_removes(make: MakeRing<'_>) {
     assert_eq!(again.events, [0, 0, 1, 0]);
     let none = ring.purge(&TextRule(|_: &str| false)).expect("purged");
     assert_eq!((none.blocks, ring.watch().borrow().purges), (0, 2));
+    closed_account(&*ring);
+}
+
+/// Replaces the text of events of one level.
+struct WithoutText(TelemetryLevel);
+
+impl PurgeRule for WithoutText {
+    fn may_match(&self, _: &PerLevel, _: (i64, i64)) -> bool {
+        true
+    }
+    fn matches(&self, _: EventRef<'_>) -> bool {
+        false
+    }
+    fn changes(&self, event: EventRef<'_>, put: &mut dyn FnMut(&dyn Changes)) -> bool {
+        let on = event.head().telemetry_level == Some(self.0);
+        put(if on { &NoText } else { &Unchanged });
+        on
+    }
+}
+
+struct NoText;
+
+impl Changes for NoText {
+    fn is_empty(&self) -> bool {
+        false
+    }
+    fn at(&self, place: Place) -> Option<Change<'_>> {
+        (place == Place::Field(0)).then_some(Change::Replace("-", 1))
+    }
+}
+
+fn a_purge_of_fields(make: MakeRing<'_>) {
+    let ring = make(options());
+    let sink = SinkId::new("s");
+    ring.attach(&sink, StartAt::Oldest).expect("attached");
+    append(&*ring, vec![block(&[1, 2, 1], 1), block(&[2], 2)]);
+    ring.plan(&sink, range(1, 2)).expect("planned");
+    let before = ring.account();
+    let purged = ring.purge(&WithoutText(TelemetryLevel::Basic)).expect("purged");
+    assert_eq!((purged.events, purged.blocks), ([0; 4], 1));
+    assert_eq!(ring.watch().borrow().purges, 1, "who has read it reads it again");
+    let read = read_all(&*ring, 0);
+    assert_eq!(all_texts(&read), ["-", &text(1, 1), "-", &text(2, 0)]);
+    assert!(read.holes.is_empty());
+    assert_eq!(closed_account(&*ring), before);
+    ring.settle(&sink, range(1, 2), &delivered([0, 1, 1, 0])).expect("settled as planned");
+    let again = ring.purge(&TextRule(|t: &str| t == text(1, 1))).expect("purged");
+    assert_eq!(again.events, [0, 0, 1, 0]);
     closed_account(&*ring);
 }
 

@@ -11,6 +11,7 @@ use tidegate_ring::bundle::{self, BundleError, Exported, Receipt, SigningKey};
 use tidegate_ring::{ReadLimit, Ring, RingError};
 use tidegate_sinks::secret::SecretRef;
 
+use super::super::daemon;
 use super::super::exit::{Done, Exit, Failure};
 use super::super::out::count;
 use super::super::state::{self, Of};
@@ -103,8 +104,10 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// Carries through what the ceilings say now; refuses when nothing may leave.
 fn permit(config: &Config, ring: &Arc<dyn Ring>) -> Result<(), Failure> {
     let mut policy = PolicyFile::new(&config.telemetry.policy_file);
+    let filters = assemble::filters(config).map_err(|e| daemon::config_failure(&e))?;
     let enabled = runtime()?.block_on(async {
         let (control, _) = Control::open(Arc::clone(ring), config.telemetry.level, Some(&mut policy))?;
+        control.judge_by(filters);
         control.begin().await?;
         Ok(control.now().enabled)
     });

@@ -20,8 +20,8 @@ use tracing::{error, info, warn};
 
 use crate::audit::{Record, What};
 use crate::clock::now_ns;
+use crate::gate::Gate;
 use crate::gate::level::{Ceilings, LevelInForce, Policy, PolicyFile};
-use crate::gate::{Gate, Verdict};
 use crate::intake::{Command, Filters};
 
 /// How often the policy file is looked at.
@@ -88,17 +88,13 @@ impl PurgeRule for AboveLevel {
     }
 
     fn changes(&self, event: EventRef<'_>, put: &mut dyn FnMut(&dyn Changes)) -> bool {
-        if let Some(gate) = &self.gate
-            && let Verdict::Pass(cleared) =
-                gate.lock().unwrap_or_else(PoisonError::into_inner).clear(event, self.level)
-            && !cleared.edits().is_empty()
-        {
-            put(cleared.edits());
-            return true;
+        match &self.gate {
+            Some(gate) => gate.lock().unwrap_or_else(PoisonError::into_inner).changes(event, self.level, put),
+            None => {
+                put(&Unchanged);
+                false
+            }
         }
-        // what the rules drop by now is held back when it is sent
-        put(&Unchanged);
-        false
     }
 }
 

@@ -8,10 +8,10 @@
 use bytes::Bytes;
 use tidegate_proto::batch::Batch;
 use tidegate_proto::level::{Class, TelemetryLevel};
-use tidegate_proto::wire::{BlockBuilder, BlockReader, Judged, SchemaInterner, Unchanged};
+use tidegate_proto::wire::{BlockBuilder, BlockReader, Judged, SchemaInterner};
 use tidegate_ring::{NewBlock, PerLevel};
 
-use crate::gate::{Cleared, Gate, Verdict};
+use crate::gate::{Cleared, Gate};
 
 /// One level's block while it is written.
 #[derive(Debug)]
@@ -167,13 +167,7 @@ pub(crate) fn leave_out_above(blocks: &mut [NewBlock], level: TelemetryLevel, ga
         let mut changed = false;
         for event in batch.iter() {
             let own = event.head().telemetry_level;
-            match gate.clear(event, level) {
-                Verdict::Pass(cleared) if !cleared.edits().is_empty() => {
-                    changed = true;
-                    again.push(event, own, cleared.edits());
-                }
-                _ => again.push(event, own, &Unchanged),
-            }
+            changed |= gate.changes(event, level, &mut |changes| again.push(event, own, changes));
         }
         if changed {
             block.data = Bytes::from(again.finish());

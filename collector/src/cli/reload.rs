@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::exit::{Done, Exit, Failure};
+use super::exit::{Done, Exit};
 use super::state::{self, Of};
 
 #[derive(Debug, clap::Args)]
@@ -15,12 +15,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Done {
-    let config = args.of.config()?;
-    let Some(client) = state::running(&config)? else {
-        let socket = config.control.socket.display();
-        return Err(Failure::new(Exit::TempFail, format!("no collector answers at {socket}"))
-            .hint("its next start reads the configuration"));
-    };
+    let hint = "its next start reads the configuration";
+    let client = state::must_run(&args.of.config()?, hint)?;
     let value = state::ask(&client, "POST", "/v1/reload", &Value::Null)?;
     let names = |key: &str| {
         let list = value.get(key).and_then(Value::as_array).into_iter().flatten();

@@ -116,6 +116,18 @@ pub(super) fn who() -> Who {
     Who(format!("command line of {}", name.as_deref().unwrap_or("an unnamed user")))
 }
 
+/// The switches of a collector that does not run, with what the ceilings say now carried through.
+pub(super) async fn begun(config: &Config, ring: &Arc<dyn Ring>) -> Result<Control, Failure> {
+    let filters = assemble::filters(config).map_err(|e| daemon::config_failure(&e))?;
+    let mut policy = PolicyFile::new(&config.telemetry.policy_file);
+    // no intake runs: the other end of its commands is dropped
+    let (control, _) = Control::open(Arc::clone(ring), config.telemetry.level, Some(&mut policy))
+        .map_err(|e| ring_failed(&e))?;
+    control.judge_by(filters);
+    control.begin().await.map_err(|e| ring_failed(&e))?;
+    Ok(control)
+}
+
 /// Runs a change of the switches with all that follows from it: purge, audit entry. Returns what
 /// is in force then.
 pub(super) fn change(
@@ -127,19 +139,21 @@ pub(super) fn change(
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Exit::Software, format!("cannot start the runtime: {e}")))?;
-    let mut policy = PolicyFile::new(&config.telemetry.policy_file);
-    let filters = assemble::filters(config).map_err(|e| daemon::config_failure(&e))?;
-    let done = runtime.block_on(async {
-        // no intake runs: the other end of its commands is dropped
-        let (control, _) = Control::open(Arc::clone(ring), config.telemetry.level, Some(&mut policy))?;
-        control.judge_by(filters);
-        control.begin().await?;
-        set(&control).await?;
+    let value = runtime.block_on(async {
+        let control = begun(config, ring).await?;
+        set(&control).await.map_err(|e| ring_failed(&e))?;
         Ok(crate::api::level_view(&control.now(), &control.all()))
-    });
-    let value = done.map_err(|e| ring_failed(&e))?;
+    })?;
     ring.close().map_err(|e| ring_failed(&e))?;
     Ok(value)
+}
+
+/// The control socket of a collector that has to run.
+pub(super) fn must_run(config: &Config, hint: &str) -> Result<Client, Failure> {
+    running(config)?.ok_or_else(|| {
+        let socket = config.control.socket.display();
+        Failure::new(Exit::TempFail, format!("no collector answers at {socket}")).hint(hint)
+    })
 }
 
 /// Prints one result, as text or as JSON.

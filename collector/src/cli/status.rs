@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::exit::{Done, Exit, Failure};
+use super::exit::{Done, Exit};
 use super::out;
 use super::state::{self, Of};
 
@@ -18,12 +18,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Done {
-    let config = args.of.config()?;
-    let Some(client) = state::running(&config)? else {
-        let socket = config.control.socket.display();
-        return Err(Failure::new(Exit::TempFail, format!("no collector answers at {socket}"))
-            .hint("start it with tidegate run; telemetry, level and audit work on its files meanwhile"));
-    };
+    let hint = "start it with tidegate run; telemetry, level and audit work on its files meanwhile";
+    let client = state::must_run(&args.of.config()?, hint)?;
     let value = state::ask(&client, "GET", "/v1/status", &Value::Null)?;
     state::print(&args.of, &value, text(&value).trim_end())?;
     Ok(Exit::Ok)

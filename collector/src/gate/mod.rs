@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use tidegate_proto::batch::EventRef;
 use tidegate_proto::level::{Class, DropReason, TelemetryLevel};
-use tidegate_proto::wire::Judged;
+use tidegate_proto::wire::{Changes, Judged, Unchanged};
 
 pub(crate) use catalogue::Globs;
 pub use catalogue::{RawPolicy, RulesError};
@@ -164,6 +164,26 @@ impl Gate {
     #[must_use]
     pub fn digest(&self) -> u64 {
         self.digest
+    }
+
+    /// Hands over, once, what has to change in an event that was let through before, for it to stay at a level; whether
+    /// anything has. What the rules would drop by now stays as it is: that is asked again when it is sent.
+    pub(crate) fn changes(
+        &mut self,
+        event: EventRef<'_>,
+        level: TelemetryLevel,
+        put: &mut dyn FnMut(&dyn Changes),
+    ) -> bool {
+        match self.clear(event, level) {
+            Verdict::Pass(cleared) if !cleared.edits().is_empty() => {
+                put(cleared.edits());
+                true
+            }
+            _ => {
+                put(&Unchanged);
+                false
+            }
+        }
     }
 
     /// Decides on one event. Total and without side effects on the event: it

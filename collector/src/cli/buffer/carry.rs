@@ -11,7 +11,6 @@ use tidegate_ring::bundle::{self, BundleError, Exported, Receipt, SigningKey};
 use tidegate_ring::{ReadLimit, Ring, RingError};
 use tidegate_sinks::secret::SecretRef;
 
-use super::super::daemon;
 use super::super::exit::{Done, Exit, Failure};
 use super::super::out::count;
 use super::super::state::{self, Of};
@@ -20,8 +19,6 @@ use super::{audit, open};
 use crate::assemble;
 use crate::audit::What;
 use crate::config::{Config, units};
-use crate::control::Control;
-use crate::gate::level::PolicyFile;
 
 /// The sink that bundles are exported under.
 const SINK: &str = "bundle";
@@ -103,20 +100,11 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// Carries through what the ceilings say now; refuses when nothing may leave.
 fn permit(config: &Config, ring: &Arc<dyn Ring>) -> Result<(), Failure> {
-    let mut policy = PolicyFile::new(&config.telemetry.policy_file);
-    let filters = assemble::filters(config).map_err(|e| daemon::config_failure(&e))?;
-    let enabled = runtime()?.block_on(async {
-        let (control, _) = Control::open(Arc::clone(ring), config.telemetry.level, Some(&mut policy))?;
-        control.judge_by(filters);
-        control.begin().await?;
-        Ok(control.now().enabled)
-    });
-    match enabled {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::new(Exit::TempFail, "telemetry is disabled: nothing may leave this host")
-            .hint("tidegate telemetry enable")),
-        Err(e) => Err(state::ring_failed(&e)),
+    if runtime()?.block_on(state::begun(config, ring))?.now().enabled {
+        return Ok(());
     }
+    Err(Failure::new(Exit::TempFail, "telemetry is disabled: nothing may leave this host")
+        .hint("tidegate telemetry enable"))
 }
 
 pub(super) fn export(args: &Export) -> Done {

@@ -1,8 +1,8 @@
 //! The ring on disk: segment files, a book, one thread that writes the first and one that
 //! writes the second.
 //!
-//! Locks, in the order they are taken: `files` (who removes or replaces segment files holds it),
-//! then `state`. Neither is held while the disk is read for a caller.
+//! Locks, in the order they are taken: `purge` (one at a time), `files` (who removes or replaces
+//! segment files holds it), then `state`. The last two are not held while the disk is read for a caller.
 
 pub(crate) mod frame;
 pub(crate) mod keeper;
@@ -97,6 +97,8 @@ pub(crate) struct State {
     pub note_due: bool,
     /// The segment that a purge is about to replace.
     pub rewriting: Option<u64>,
+    /// The segments that a purge has still to visit, while there is one.
+    pub purging: Option<BTreeSet<u64>>,
     pub reports: VecDeque<String>,
     pub closed: bool,
 }
@@ -176,6 +178,7 @@ pub(crate) struct Shared {
     pub keys: Option<Keys>,
     pub epoch: u64,
     pub disk: Box<dyn Disk>,
+    pub purge: Mutex<()>,
     pub files: Mutex<()>,
     pub state: Mutex<State>,
     pub keeper: Keeper,

@@ -1,7 +1,7 @@
 //! Purging: segments are written again without what has to go.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tidegate_proto::level::LossReason;
@@ -62,36 +62,76 @@ impl PurgeRule for Nothing {
     }
 }
 
-impl Shared {
-    /// Purges all closed segments.
-    pub fn purge(&self, rule: &dyn PurgeRule) -> Result<Purged, RingError> {
-        let mut purged = Purged::default();
-        let mut known = SchemaInterner::new();
-        let numbers: Vec<u64> =
-            self.lock().segments.iter().filter(|(_, s)| s.sealed).map(|(n, _)| *n).collect();
-        let mut done = Ok(());
-        for number in numbers {
-            done = self.purge_segment(number, rule, &mut known, &mut purged).map(|_| ());
-            if done.is_err() {
-                break;
-            }
+/// A purge under way: it visits each segment that held something when it began, and each to which
+/// eviction moved something of one that was not visited yet.
+pub(crate) struct Purge<'s> {
+    shared: &'s Shared,
+    rule: &'s dyn PurgeRule,
+    known: SchemaInterner,
+    purged: Purged,
+    _alone: MutexGuard<'s, ()>,
+}
+
+impl Purge<'_> {
+    /// Visits one closed segment; `false` when none is left that is closed.
+    pub fn step(&mut self) -> Result<bool, RingError> {
+        let state = self.shared.lock();
+        let closed = |n: &&u64| state.segments.get(n).is_none_or(|s| s.sealed);
+        let next = state.purging.iter().flatten().find(closed).copied();
+        drop(state);
+        let Some(number) = next else { return Ok(false) };
+        self.shared.purge_segment(number, self.rule, &mut self.known, &mut self.purged)?;
+        // only now: what is moved away from it until here has to be visited where it went
+        if let Some(left) = &mut self.shared.lock().purging {
+            left.remove(&number);
         }
+        Ok(true)
+    }
+
+    /// Whether every segment was visited; if not, what is left has to be closed first.
+    pub fn is_through(&self) -> bool {
+        self.shared.lock().purging.as_ref().is_none_or(BTreeSet::is_empty)
+    }
+
+    /// Has what was done stored. `done`: whether all of it was.
+    pub fn end(self, done: Result<(), RingError>) -> Result<Purged, RingError> {
+        let shared = self.shared;
         // nobody can say what is in damaged bytes
-        done = done.and_then(|()| self.remove_set_aside());
-        if purged.blocks > 0 {
-            let mut state = self.lock();
+        let done = done.and_then(|()| shared.remove_set_aside());
+        if self.purged.blocks > 0 {
+            let mut state = shared.lock();
             state.ledger.purges += 1;
             state.ledger.dirty.insert(Key::Meta);
             let purges = state.ledger.purges;
             drop(state);
-            self.watch.send_modify(|s| s.purges = purges);
+            shared.watch.send_modify(|s| s.purges = purges);
         }
         // a segment that nobody needs any more can hold what has to go as well
-        let stored = self.commit_and_remove().and_then(|removed| {
+        let stored = shared.commit_and_remove().and_then(|removed| {
             removed.map_err(|source| RingError::Io { what: "remove a segment".to_owned(), source })
         });
-        self.room.notify_waiters();
-        done.and(stored).map(|()| purged)
+        shared.room.notify_waiters();
+        done.and(stored).map(|()| self.purged)
+    }
+}
+
+impl Drop for Purge<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().purging = None;
+    }
+}
+
+impl Shared {
+    /// Begins a purge of what is in closed segments, and in the one that kept blocks go to. Waits for
+    /// the end of another one.
+    pub fn begin_purge<'s>(&'s self, rule: &'s dyn PurgeRule) -> Purge<'s> {
+        let alone = self.purge.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        let old = state.segments.iter().filter(|(_, s)| s.sealed || s.kept);
+        state.purging = Some(old.map(|(n, _)| *n).collect());
+        drop(state);
+        let (known, purged) = (SchemaInterner::new(), Purged::default());
+        Purge { shared: self, rule, known, purged, _alone: alone }
     }
 
     /// Writes closed segments anew where a part of them is damaged.

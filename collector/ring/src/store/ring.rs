@@ -215,6 +215,7 @@ impl SledRing {
             keys,
             epoch,
             disk,
+            purge: Mutex::new(()),
             files: Mutex::new(()),
             state: Mutex::new(state),
             keeper: Keeper::default(),
@@ -356,7 +357,7 @@ impl SledRing {
         self.shared.verify()
     }
 
-    fn seal(&self) -> Result<(), RingError> {
+    pub(super) fn seal(&self) -> Result<(), RingError> {
         if self.shared.lock().closed {
             return Err(RingError::Closed);
         }
@@ -429,7 +430,21 @@ impl Ring for SledRing {
 
     fn purge(&self, rule: &dyn PurgeRule) -> Result<Purged, RingError> {
         self.seal()?;
-        self.shared.purge(rule)
+        let mut purge = self.shared.begin_purge(rule);
+        let done = loop {
+            match purge.step() {
+                Ok(true) => {}
+                Ok(false) if purge.is_through() => break Ok(()),
+                // the one that kept blocks go to; it ends, as a block is moved once
+                Ok(false) => {
+                    if let Err(e) = self.seal() {
+                        break Err(e);
+                    }
+                }
+                Err(e) => break Err(e),
+            }
+        };
+        purge.end(done)
     }
 
     fn chain_append(&self, chain: Chain, data: &[u8]) -> Result<ChainEntry, RingError> {

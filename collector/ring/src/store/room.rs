@@ -233,6 +233,11 @@ impl Writer {
         if let Some(segment) = state.segments.get_mut(&kept.number) {
             segment.len = kept.len;
         }
+        if let Some(left) = &mut state.purging
+            && left.contains(&number)
+        {
+            left.insert(kept.number);
+        }
         state.ledger.dirty.insert(crate::ledger::Key::Segment(number));
         state.absorb();
         drop(state);

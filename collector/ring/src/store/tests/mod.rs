@@ -3,6 +3,7 @@ mod damage;
 mod look;
 mod model;
 mod overlap;
+mod purge;
 
 use std::sync::Arc;
 

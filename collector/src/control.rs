@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_proto::batch::EventRef;
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_proto::wire::{Changes, Unchanged};
-use tidegate_ring::{PerLevel, PurgeRule, Purged, Ring, RingError};
+use tidegate_ring::{PerLevel, PurgeRule, Purged, Ring, RingError, UNSURE};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -148,7 +148,14 @@ impl Control {
         config: Option<TelemetryLevel>,
         policy: Option<&mut PolicyFile>,
     ) -> Result<(Control, mpsc::Receiver<Command>), RingError> {
-        let enabled = ring.get(ENABLED)?.is_none_or(|v| v == b"1");
+        let unsure = ring.get(UNSURE)?.is_some();
+        if unsure {
+            tracing::error!(
+                "telemetry is disabled: the ring is damaged, and may have lost that someone disabled it or \
+                 set a level; see that the level is right, then say `tidegate telemetry enable`"
+            );
+        }
+        let enabled = !unsure && ring.get(ENABLED)?.is_none_or(|v| v == b"1");
         let runtime = ring.get(RUNTIME)?.and_then(|v| TelemetryLevel::from_u8(*v.first()?));
         let mut ceilings = Ceilings { config, runtime, enabled, ..Ceilings::default() };
         if let Some(now) = policy.and_then(PolicyFile::poll) {
@@ -216,6 +223,10 @@ impl Control {
     /// When the ring's book cannot be written; nothing is changed then.
     pub async fn set_enabled(&self, enabled: bool, who: &Who) -> Result<(), RingError> {
         self.ring.put(ENABLED, Some(if enabled { b"1" } else { b"0" }))?;
+        // after it, so that no crash enables what nobody did
+        if self.ring.get(UNSURE)?.is_some() {
+            self.ring.put(UNSURE, None)?;
+        }
         self.change(who, |c| c.enabled = enabled).await
     }
 

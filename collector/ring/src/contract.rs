@@ -333,6 +333,11 @@ pub struct Purged {
     pub blocks: u64,
 }
 
+/// The value that a ring gives itself when damage may have taken values newer than those it has. Who
+/// keeps a switch with a ring takes the careful side while it is there, and removes it when
+/// someone has said how the switch stands.
+pub const UNSURE: &str = "ring.unsure";
+
 /// Hash-chained logs that live with the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]

@@ -21,7 +21,9 @@
 //! The journal stands before the book since sled 0.34.7 was seen, once in some 300 rounds, not to
 //! open after `kill -9`. Each part can be made anew from the others: a lost book costs old
 //! entries of chains, a lost book and journal let cursors fall back to the newest note (events
-//! are sent again), a damaged segment costs the events in it, counted as lost.
+//! are sent again), a damaged segment costs the events in it, counted as lost. Small values, a switch
+//! among them, are in both files of the journal and in the book before they count as stored; where so
+//! much is damaged that an older one may have come back, the ring says so in [`UNSURE`].
 //!
 //! Events that go (evicted, expired, purged, damaged) count as lost for each sink that had not
 //! settled them, at once; cursors do not move by it. A sink reads such places as [`Hole`]s, and

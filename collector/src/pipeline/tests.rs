@@ -384,6 +384,26 @@ async fn disabled_at_the_start_no_source_runs_until_it_is_enabled() {
     assert!(summary.sources.iter().all(|s| !s.stopped), "its input had ended");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_ring_that_may_have_lost_the_switch_starts_disabled_until_someone_enables() {
+    let ring = ring();
+    ring.put("telemetry.enabled", Some(b"1")).unwrap();
+    ring.put(tidegate_ring::UNSURE, Some(b"1")).unwrap();
+    let sink = Fake::fine("a");
+    let mut parts = parts(&ring, Counting::new(0, 100), &[&sink]);
+    parts.options.until = Until::Stopped;
+    parts.options.remake.insert("count".to_owned(), Remake::new(|_| unreachable!("it never ran")));
+    let running = Pipeline::start(parts).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(running.progress().read, 0);
+    assert!(ring.get(tidegate_ring::UNSURE).unwrap().is_some(), "another start is disabled too");
+    running.handle().control().set_enabled(true, &Who("me".to_owned())).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(sink.numbers().len(), 100);
+    assert_eq!(ring.get(tidegate_ring::UNSURE).unwrap(), None);
+    running.stop(Duration::from_secs(10)).await.unwrap();
+}
+
 /// Rules that call every event of the tests Enhanced; with `more` of the catalogue.
 fn rules_with(scrub: bool, more: &str) -> Arc<Rules> {
     let text = format!("version = 1\n{more}\n[scrub]\nemail = \"mask\"\n");

@@ -9,6 +9,10 @@
 //! file   = "TIDEJRN\n" version:u16 0:u8*6 generation:u64 salt:u64 crc:u32 record*
 //! record = len:u32 crc:u32 changes          crc over salt, offset, changes
 //! ```
+//! What was durable is told from what a crash tore by order: a header is written when its snapshot
+//! is durable, a record when the one before it is. So a bad snapshot under the newest header, and a bad
+//! record before a good one, are damage. Only the last record may be either; a journal that was closed
+//! ends in an empty one, and whoever cannot lose a record has it in both files.
 
 use std::io;
 
@@ -27,8 +31,12 @@ const RECORD: usize = 8;
 pub(crate) struct Journaled {
     /// The snapshot and the changes behind it, in order.
     pub records: Vec<Vec<Change>>,
-    /// One was there and could not be used, or not to its end; in words.
-    pub damaged: Option<&'static str>,
+    /// There is no snapshot: the changes belong on top of what the book has.
+    pub headless: bool,
+    /// What the file holds that does not count, when all of it is good: a witness.
+    pub older: Option<Vec<Vec<Change>>>,
+    /// What is damaged, in words.
+    pub damaged: Vec<String>,
 }
 
 /// The writing side.
@@ -84,19 +92,33 @@ fn decode_changes(bytes: &[u8]) -> Option<Vec<Change>> {
 struct Found {
     generation: u64,
     records: Vec<Vec<Change>>,
-    cut: bool,
+    /// The first record is good.
+    whole: bool,
+    /// A record before a good one is not.
+    damaged: bool,
 }
 
-fn read_file(file: &dyn DiskFile) -> Result<Option<Found>, NoJournal> {
+enum Contents {
+    Journal(Found),
+    /// Zeros: it was being made when the end came.
+    Nothing,
+    Damaged,
+}
+
+fn read_file(file: &dyn DiskFile) -> Result<Contents, NoJournal> {
     let len = file.len().map_err(NoJournal::Io)?;
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
     let read = file.read_at(0, &mut bytes).map_err(NoJournal::Io)?;
     bytes.truncate(read);
+    let start = bytes.get(..HEADER.min(read)).unwrap_or_default();
+    if start.iter().all(|b| *b == 0) {
+        return Ok(Contents::Nothing);
+    }
     let Some((header, crc)) = bytes.get(..HEADER).and_then(|h| h.split_last_chunk::<4>()) else {
-        return Ok(None);
+        return Ok(Contents::Damaged);
     };
     if crc32c::crc32c(header) != u32::from_le_bytes(*crc) || !header.starts_with(MAGIC) {
-        return Ok(None);
+        return Ok(Contents::Damaged);
     }
     let mut d = Dec(header.get(8..).unwrap_or_default());
     let version = u16::from_le_bytes(d.fixed().unwrap_or_default());
@@ -106,22 +128,65 @@ fn read_file(file: &dyn DiskFile) -> Result<Option<Found>, NoJournal> {
     let _: Option<[u8; 6]> = d.fixed();
     let generation = u64::from_le_bytes(d.fixed().unwrap_or_default());
     let salt = u64::from_le_bytes(d.fixed().unwrap_or_default());
-    let mut records = Vec::new();
+    let mut found = Found { generation, records: Vec::new(), whole: false, damaged: false };
+    // most of it may never have been written to: no record begins there
+    let zeros = [0; 4096];
+    let unused = bytes.rchunks(zeros.len()).take_while(|c| zeros.starts_with(c));
+    let used = bytes.len() - unused.map(<[u8]>::len).sum::<usize>();
+    // zeros, or what an older generation left, end it in peace
+    let mut reader = Reader { bytes: &bytes, salt, effort: bytes.len().saturating_mul(16) };
     let mut at = HEADER;
-    let good = |at: usize| {
-        let mut d = Dec(bytes.get(at..)?);
+    loop {
+        if let Some((changes, len)) = reader.record(at) {
+            found.whole |= at == HEADER;
+            found.records.push(changes);
+            at += RECORD + len;
+            continue;
+        }
+        let next = (at..used).find(|n| reader.record(*n).is_some());
+        // who had to give up looking cannot say that nothing is there
+        found.damaged |= next.is_some() || reader.effort == 0;
+        match next {
+            Some(next) => at = next,
+            None => return Ok(Contents::Journal(found)),
+        }
+    }
+}
+
+struct Reader<'b> {
+    bytes: &'b [u8],
+    salt: u64,
+    /// Bytes that may still be checked.
+    effort: usize,
+}
+
+impl Reader<'_> {
+    /// The changes of the record at a place, and their length.
+    fn record(&mut self, at: usize) -> Option<(Vec<Change>, usize)> {
+        let mut d = Dec(self.bytes.get(at..)?);
         let len = usize::try_from(u32::from_le_bytes(d.fixed()?)).ok()?;
         let crc = u32::from_le_bytes(d.fixed()?);
-        let body = d.0.get(..len).filter(|_| len > 0)?;
-        (record_crc(salt, at as u64, body) == crc).then(|| decode_changes(body)).flatten().map(|c| (c, len))
-    };
-    while let Some((changes, len)) = good(at) {
-        records.push(changes);
-        at += RECORD + len;
+        let body = d.0.get(..len).filter(|b| are_changes(b))?;
+        self.effort = self.effort.saturating_sub(len);
+        if self.effort == 0 || record_crc(self.salt, at as u64, body) != crc {
+            return None;
+        }
+        decode_changes(body).map(|c| (c, len))
     }
-    // zeros, or what an older generation left, end it in peace; so does a torn record: nothing
-    // tells it from one that was damaged
-    Ok(Some(Found { generation, cut: records.is_empty(), records }))
+}
+
+/// Whether bytes have the form of changes: little is left to check of what has not.
+fn are_changes(bytes: &[u8]) -> bool {
+    let mut d = Dec(bytes);
+    let change = |d: &mut Dec<'_>| {
+        d.bytes()?;
+        match d.n()? {
+            0 => Some(()),
+            1 => d.bytes().map(|_| ()),
+            _ => None,
+        }
+    };
+    d.count().is_some_and(|n| (0..n).all(|_| change(&mut d).is_some())) && d.0.is_empty()
 }
 
 impl Journal {
@@ -129,32 +194,39 @@ impl Journal {
     pub fn load(disk: &dyn Disk, size: u64) -> Result<(Journal, Journaled), NoJournal> {
         let names = disk.list().map_err(NoJournal::Io)?;
         let mut out = Journaled::default();
-        let mut best: Option<Found> = None;
-        let (mut generation, mut next) = (0, 0);
+        let mut found = Vec::new();
         for (n, name) in NAMES.iter().enumerate() {
             if !names.iter().any(|(have, _)| have == name) {
                 continue;
             }
             let file = disk.open(name).map_err(NoJournal::Io)?;
             match read_file(&*file)? {
-                Some(found) => {
-                    generation = generation.max(found.generation);
-                    let newer = best.as_ref().is_none_or(|b| b.generation < found.generation);
-                    // without its snapshot it was not complete when the end came
-                    if !found.cut && newer {
-                        best = Some(found);
-                        next = 1 - n;
-                    }
-                }
-                None => out.damaged = Some("a journal has no good header"),
+                Contents::Journal(journal) => found.push((n, *name, journal)),
+                Contents::Nothing => {}
+                Contents::Damaged => out.damaged.push(format!("the header of {name} is damaged")),
             }
         }
-        if let Some(best) = best {
-            // a header is written anew at each turn: one may be torn when the other is good
-            out.damaged = None;
-            out.records = best.records;
+        found.sort_by_key(|(_, _, f)| f.generation);
+        let Some((n, name, mut newest)) = found.pop() else {
+            return Ok((Journal { generation: 0, size, next: 0, current: None }, out));
+        };
+        let older = found.pop().map(|(_, _, f)| f).filter(|f| f.whole);
+        if newest.damaged && newest.whole {
+            out.damaged.push(format!("a part of {name} is damaged: what follows it counts"));
         }
-        Ok((Journal { generation, size, next, current: None }, out))
+        // never the one that counts is the next to be overwritten
+        let next = if newest.whole { 1 - n } else { n };
+        if newest.whole {
+            out.older = older.filter(|f| !f.damaged).map(|f| f.records);
+        } else {
+            out.damaged.push(format!("the snapshot in {name} is damaged: an older one counts"));
+            out.headless = older.is_none();
+            let later = std::mem::take(&mut newest.records);
+            newest.records = older.map(|f| f.records).unwrap_or_default();
+            newest.records.extend(later);
+        }
+        out.records = newest.records;
+        Ok((Journal { generation: newest.generation, size, next, current: None }, out))
     }
 
     /// Bytes of both files.
@@ -178,6 +250,11 @@ impl Journal {
             self.current = None;
         }
         done
+    }
+
+    /// Notes that nothing follows, so that the last record is not taken for a torn one if it is bad.
+    pub fn end(&mut self) -> io::Result<()> {
+        if self.has_room(&[]) { self.append(&[]) } else { Ok(()) }
     }
 
     /// Begins a generation with a snapshot; durable on return.
@@ -205,9 +282,11 @@ impl Journal {
         e.fixed(&self.generation.to_le_bytes()).fixed(&salt.to_le_bytes());
         let crc = crc32c::crc32c(&e.0);
         e.fixed(&crc.to_le_bytes());
-        file.write_at(0, &e.0)?;
         let mut current = Current { file, salt, at: HEADER as u64 };
         current.append(&body)?;
+        current.file.sync()?;
+        // until here the old header stands, and its generation is not the newest
+        current.file.write_at(0, &e.0)?;
         current.file.sync()?;
         if !there {
             disk.sync_dir()?;
@@ -234,15 +313,27 @@ pub(crate) fn lags(key: &[u8]) -> bool {
     matches!(key.first(), Some(b'g' | b'c'))
 }
 
+/// Whether a key's value must not be lost with one file.
+pub(crate) fn is_value(key: &[u8]) -> bool {
+    key.first() == Some(&b'v')
+}
+
 /// The rows of the book with what the journal has on top.
 pub(crate) fn merge(book: Vec<Row>, journaled: &Journaled) -> Vec<Row> {
     if journaled.records.is_empty() {
         return book;
     }
     // what every snapshot has in full counts from there
-    let mut rows: std::collections::BTreeMap<Vec<u8>, Vec<u8>> =
-        book.into_iter().filter(|(k, _)| lags(k)).collect();
-    for (key, value) in journaled.records.iter().flatten() {
+    let book = book.into_iter().filter(|(k, _)| journaled.headless || lags(k));
+    on_top(book.collect(), &journaled.records)
+}
+
+/// Rows with changes made to them.
+pub(crate) fn on_top(
+    mut rows: std::collections::BTreeMap<Vec<u8>, Vec<u8>>,
+    records: &[Vec<Change>],
+) -> Vec<Row> {
+    for (key, value) in records.iter().flatten() {
         match value {
             Some(v) => rows.insert(key.clone(), v.clone()),
             None => rows.remove(key),
@@ -268,7 +359,7 @@ mod tests {
     fn the_newest_whole_generation_counts() {
         let disk = FakeDisk::default();
         let (mut journal, none) = Journal::load(&disk, 4096).expect("empty");
-        assert!(none.records.is_empty() && none.damaged.is_none());
+        assert!(none.records.is_empty() && none.damaged.is_empty());
         journal.turn(&disk, &[change("m", Some("1"))]).expect("turned");
         journal.append(&[change("s", Some("x")), change("t", None)]).expect("appended");
         let first = load(&disk);
@@ -314,7 +405,7 @@ mod tests {
         let book = vec![row("c1", "old"), row("g1", "index"), row("s-gone", "x"), row("v", "old")];
         let records =
             vec![vec![change("v", Some("new"))], vec![change("g1", None), change("c2", Some("entry"))]];
-        let merged = merge(book.clone(), &Journaled { records, damaged: None });
+        let merged = merge(book.clone(), &Journaled { records, ..Journaled::default() });
         assert_eq!(merged, [row("c1", "old"), row("c2", "entry"), row("v", "new")]);
         assert_eq!(merge(book.clone(), &Journaled::default()), book);
     }

@@ -194,6 +194,13 @@ impl FakeDisk {
         copy
     }
 
+    /// As [`copy`](FakeDisk::copy), but without the book.
+    pub fn copy_without_rows(&self) -> FakeDisk {
+        let copy = self.copy();
+        copy.lock().rows.clear();
+        copy
+    }
+
     /// As [`copy`](FakeDisk::copy), but neither book nor journal.
     pub fn copy_without_book(&self) -> FakeDisk {
         let copy = FakeDisk::default();

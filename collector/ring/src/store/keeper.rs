@@ -81,6 +81,8 @@ pub(crate) struct Books {
     fresh_bytes: u64,
     /// The book is damaged or has nothing yet.
     renew: bool,
+    /// A file of the journal is damaged.
+    mend: bool,
 }
 
 /// The thread.
@@ -97,6 +99,9 @@ pub(crate) fn run(shared: &Arc<Shared>, mut books: Books) {
             // the journal has it, so that this may fail
             if let Err(e) = books.catch_up() {
                 tracing::debug!("the book stays behind the journal: {e}");
+            }
+            if let Err(e) = books.journal.end() {
+                tracing::debug!("the journal has no end: {e}");
             }
             return;
         }
@@ -115,8 +120,9 @@ pub(crate) fn run(shared: &Arc<Shared>, mut books: Books) {
 impl Books {
     /// `behind`: what was journaled, which the book may not have.
     pub fn new(journal: Journal, book: Box<dyn Book>, behind: Journaled) -> Books {
+        let mend = !behind.damaged.is_empty();
         let lag = behind.records.into_iter().flatten().collect();
-        Books { journal, book, lag, fresh_bytes: 0, renew: false }
+        Books { journal, book, lag, fresh_bytes: 0, renew: false, mend }
     }
 
     /// Begins with a state that was just made. `renew`: the book has nothing of it.
@@ -136,11 +142,18 @@ impl Books {
             keys.iter().map(|k| (record::key_bytes(k), value(shared, &state, k))).collect();
         drop(state);
         let mut done = Ok(());
+        // one damaged file must not bring an older switch back
+        let twice = self.mend || changes.iter().any(|(k, _)| journal::is_value(k));
         if self.journal.has_room(&changes) && (changes.is_empty() || self.journal.append(&changes).is_ok()) {
             self.lag.extend(changes);
         } else {
-            done = self.turn(shared, changes).map_err(|e| format!("cannot write the journal: {e}"));
+            done = self.turn(shared, changes);
         }
+        if twice && done.is_ok() {
+            done = self.turn(shared, Vec::new());
+            self.mend &= done.is_err();
+        }
+        let done = done.map_err(|e| format!("cannot write the journal: {e}"));
         let bytes = self.book.disk_bytes() + self.journal.disk_bytes();
         let mut state = shared.lock();
         state.book_bytes = bytes;

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,9 +15,9 @@ use super::recover::{self, Recovered};
 use super::verify::Verified;
 use super::writer::{Queued, Writer};
 use super::{Shared, State, ToWriter, segment_name};
-use crate::book::Book;
 use crate::book::journal::{self, Journal, NoJournal};
 use crate::book::sled_book::SledBook;
+use crate::book::{Book, Row};
 use crate::crypt::Keys;
 use crate::disk::overlay::Overlay;
 use crate::disk::{Disk, RealDisk};
@@ -24,7 +25,7 @@ use crate::group::{self, Checked};
 use crate::ledger::{Key, Stop};
 use crate::{
     Account, AppendError, BoxFuture, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, PurgeRule, Purged,
-    Read, ReadLimit, Ring, RingError, RingOptions, Settlement, StartAt, Status, Ticket, codec,
+    Read, ReadLimit, Ring, RingError, RingOptions, Settlement, StartAt, Status, Ticket, UNSURE, codec,
 };
 
 /// Bytes of a frame beside its blocks and positions, at most, and of each block's row in it.
@@ -33,6 +34,11 @@ const BLOCK_ROOM: u64 = 128;
 /// Blocks count as at least so large, so that there are not too many of them to know of.
 const LEAST_BLOCK: u64 = 4 << 10;
 const LOCK: &str = "lock";
+
+/// The rows that [`Ring::put`] made.
+fn values(rows: &[Row]) -> Vec<Row> {
+    rows.iter().filter(|(k, _)| journal::is_value(k)).cloned().collect()
+}
 
 /// Takes the lock of a ring's folder, and writes into it who has it.
 fn lock(path: &Path) -> Result<File, RingError> {
@@ -193,17 +199,30 @@ impl SledRing {
         let book_rows = book.load();
         let damaged = book_rows.as_ref().err().cloned();
         let empty = book_rows.as_ref().is_ok_and(Vec::is_empty);
-        let rows = match (book_rows, journaled.records.is_empty()) {
+        let book_has = book_rows.as_ref().ok().filter(|r| !r.is_empty()).map(|r| values(r));
+        let rows = match (book_rows, journaled.records.is_empty() || journaled.headless) {
             (Err(why), true) => Err(why),
             (rows, _) => Ok(journal::merge(rows.unwrap_or_default(), &journaled)),
         };
+        let counts = rows.as_ref().map(|r| values(r)).unwrap_or_default();
         let Recovered { mut state, epoch, renew, remove } = recover::recover(&*disk, &options, rows)?;
         let renew = renew || empty || damaged.is_some();
         if let (Some(why), false) = (&damaged, journaled.records.is_empty()) {
             state.report(format!("the book cannot be read and is made anew from the journal: {why}"));
         }
-        if let Some(what) = journaled.damaged {
-            state.report(format!("{what}: what the book has counts"));
+        for what in &journaled.damaged {
+            state.report(what.clone());
+        }
+        let new =
+            journaled.records.is_empty() && empty && state.segments.is_empty() && state.aside_bytes == 0;
+        let good = journaled.damaged.is_empty() && !journaled.records.is_empty();
+        // each value is in both files of the journal and in the book before it counts as stored
+        let older = journaled.older.as_deref().map(|o| values(&journal::on_top(BTreeMap::new(), o)));
+        let told_twice = !journaled.records.is_empty() && [book_has, older].contains(&Some(counts));
+        if !(new || good || told_twice) {
+            state.report("values kept with the ring may be older than the last that were stored".to_owned());
+            state.ledger.values.insert(UNSURE.to_owned(), b"1".to_vec());
+            state.ledger.dirty.insert(Key::Value(UNSURE.to_owned()));
         }
         let shown = crate::State {
             durable: Seq(state.ledger.durable),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tidegate_proto::ids::{SeqRange, SinkId};
 use tidegate_ring::bundle::{Bundle, BundleOrigin, PublicKey, Receipt, Settled, SigningKey};
-use tidegate_ring::{Chain, MemoryRing, Ring, SinkAccount};
+use tidegate_ring::{Chain, MemoryRing, Ring, SinkAccount, UNSURE};
 use tidegate_sinks::http::HttpContext;
 use tidegate_sinks::secret::SecretRef;
 
@@ -112,7 +112,7 @@ fn switches(config: &Config, carried: &MemoryRing) -> Result<(), Failure> {
     let Ok(here) = assemble::look_at_ring(config) else {
         return Ok(());
     };
-    for key in SWITCHES {
+    for key in SWITCHES.into_iter().chain([UNSURE]) {
         let value = here.get(key).map_err(|e| state::ring_failed(&e))?;
         put(key, value.as_deref())?;
     }

@@ -1,5 +1,6 @@
 mod bounds;
 mod damage;
+mod journal;
 mod look;
 mod model;
 mod overlap;

@@ -44,6 +44,8 @@ struct Inner {
     off: bool,
     fail_syncs: u32,
     read_only: bool,
+    /// Most bytes of all files so far.
+    peak: usize,
 }
 
 /// See the [module](self). Clones are the same disk.
@@ -100,6 +102,11 @@ impl FakeDisk {
 
     pub fn used(&self) -> usize {
         self.lock().used()
+    }
+
+    /// Most bytes that all files ever had together.
+    pub fn peak(&self) -> usize {
+        self.lock().peak
     }
 
     pub fn set_read_only(&self, read_only: bool) {
@@ -288,6 +295,7 @@ impl DiskFile for FakeFile {
         let write = Write::Bytes(at, bytes[..fits].to_vec());
         apply(&mut inode.now, &write);
         inode.unsynced.push(write);
+        inner.peak = inner.peak.max(used + grows);
         if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 

@@ -11,6 +11,9 @@ use crate::codec;
 use crate::ledger::{Block, Lost};
 use crate::{FullPolicy, RingError, RingOptions};
 
+/// A block's row in the head of its frame, at most.
+const ROW: u64 = 128;
+
 impl Shared {
     /// Size at which a segment is closed.
     pub fn segment_bytes(&self) -> u64 {
@@ -44,6 +47,14 @@ fn other(e: RingError) -> io::Error {
     }
 }
 
+/// The closed segment that is emptied first, of those that hold blocks of a class.
+fn first_to_go(state: &State, class: Option<Class>) -> Option<u64> {
+    let closed = state.segments.iter().filter(|(_, s)| s.sealed && !s.is_dead());
+    let holding =
+        closed.filter(|(_, s)| class.is_none_or(|c| s.live.get(c as usize).is_some_and(|n| *n > 0)));
+    holding.min_by_key(|(_, s)| s.run).map(|(n, _)| *n)
+}
+
 impl Writer {
     /// Lets go of what is needed for `need` bytes more.
     pub fn make_room(&mut self, need: u64) -> io::Result<()> {
@@ -72,21 +83,33 @@ impl Writer {
             // who appended has seen to it that there is room
             return Ok(());
         }
-        // once is enough, but for files that cannot be removed
-        for _ in 0..3 {
-            if self.fits(need) {
-                break;
-            }
-            // several at once, for one write to the book
+        // files that cannot be removed end it
+        let mut stuck = 0;
+        while !self.fits(need) && stuck < 3 {
+            // several at once, for one write to the book; but what is kept of them is on the disk beside
+            // them until then, and must not be more than a segment
             let more = need.max(self.shared.options.bound() / 32);
-            while !self.would_fit(more) {
-                if !self.evict()? {
-                    break;
-                }
+            let mut any = false;
+            while !self.would_fit(more) && (!any || self.next_copies_fit()) && self.evict()? {
+                any = true;
             }
             self.shared.commit_book().map_err(other)?;
+            if !any || !self.shared.lock().dead.is_empty() {
+                stuck += 1;
+            }
         }
         Ok(())
+    }
+
+    /// Whether the critical blocks of the segment that goes next can be copied before anything is
+    /// removed.
+    fn next_copies_fit(&self) -> bool {
+        let state = self.shared.lock();
+        let Some(next) = first_to_go(&state, Some(Class::Normal)) else { return true };
+        let critical = state.blocks_of(next).into_iter().filter(|b| b.class == Class::Critical);
+        let copies: u64 = critical.map(|b| u64::from(b.place.len) + ROW).sum();
+        let spare = self.shared.segment_bytes();
+        state.segment_bytes() + self.unsynced_bytes(&state) + copies <= self.shared.budget(&state) + spare
     }
 
     fn unsynced_bytes(&self, state: &State) -> u64 {
@@ -111,18 +134,13 @@ impl Writer {
     /// Empties the segment that goes first. Whether there was one.
     fn evict(&mut self) -> io::Result<bool> {
         let normal = Class::Normal as usize;
-        let pick = |state: &State, class: Option<usize>| {
-            let sealed = state.segments.iter().filter(|(_, s)| s.sealed && !s.is_dead());
-            let holding = sealed.filter(|(_, s)| class.is_none_or(|c| s.live.get(c).is_some_and(|n| *n > 0)));
-            holding.min_by_key(|(_, s)| s.run).map(|(n, _)| *n)
-        };
         let active_normal = |state: &State, w: &Writer| {
             let active = w.active.as_ref().and_then(|a| state.segments.get(&a.number));
             active.is_some_and(|s| s.live.get(normal).is_some_and(|n| *n > 0))
         };
         let state = self.shared.lock();
-        let victim = pick(&state, Some(normal));
-        let (in_active, oldest) = (active_normal(&state, self), pick(&state, None));
+        let victim = first_to_go(&state, Some(Class::Normal));
+        let (in_active, oldest) = (active_normal(&state, self), first_to_go(&state, None));
         drop(state);
         if let Some(number) = victim {
             self.keep_critical(number)?;
@@ -137,7 +155,7 @@ impl Writer {
             self.close_segment(&kept);
         }
         let state = self.shared.lock();
-        let oldest = oldest.or_else(|| pick(&state, None));
+        let oldest = oldest.or_else(|| first_to_go(&state, None));
         drop(state);
         match oldest {
             Some(number) => self.lose_segment(number).map(|()| true),
@@ -197,7 +215,7 @@ impl Writer {
             return Ok(());
         }
         let full = shared.segment_bytes();
-        let need: u64 = bodies.iter().map(|b| b.len() as u64 + 128).sum();
+        let need: u64 = bodies.iter().map(|b| b.len() as u64 + ROW).sum();
         if self.kept.as_ref().is_some_and(|k| k.len + need > full)
             && let Some(kept) = self.kept.take()
         {

@@ -7,6 +7,7 @@ use tidegate_proto::ids::{Seq, SinkId};
 
 use super::open;
 use crate::crypt::Keys;
+use crate::disk::fake::FakeDisk;
 use crate::store::SledRing;
 use crate::testing::contract::{ALL_OF_IT, all_texts, append, closed_account, delivered, options, range};
 use crate::testing::{TextRule, block, sized_block, text};
@@ -69,6 +70,33 @@ fn the_bound_holds_whatever_goes_through() {
     let ring = open(folder.path());
     assert_eq!(closed_account(&ring), account, "the same after it was opened again");
     assert!(on_disk(folder.path()) * 10 <= bound * 11);
+}
+
+#[test]
+fn the_bound_holds_when_nearly_all_is_critical() {
+    for (bound, ratio) in [(4 << 20, 28), (4 << 20, 36), (16 << 20, 32)] {
+        let disk = FakeDisk::default();
+        let options = RingOptions { bound_bytes: bound, ..options() };
+        let ring = SledRing::over(Box::new(disk.clone()), disk.book(), options, None).expect("opened");
+        ring.attach(&SinkId::new("s"), StartAt::Oldest).expect("attached");
+        // some 40 blocks a segment
+        let size = usize::try_from(bound / 16 / 40).expect("small");
+        let critical = sized_block(&[0], 0, size);
+        let (mut written, mut n) = (0, 0);
+        while written < 2 * bound {
+            let blocks: Vec<_> = (0..7)
+                .map(|_| {
+                    n += 1;
+                    if n % (ratio + 1) == 0 { sized_block(&[2], n, size) } else { critical.clone() }
+                })
+                .collect();
+            written += 7 * size as u64;
+            append(&ring, blocks);
+        }
+        let peak = disk.peak() as u64;
+        assert!(peak * 10 <= bound * 11, "{ratio} critical to one: {peak} bytes of {bound}");
+        closed_account(&ring);
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ use std::io;
 use super::{Change, Row};
 use crate::disk::{Disk, DiskFile};
 use crate::enc::{Dec, Enc};
+use crate::store::reader::is_damage;
 
 const NAMES: [&str; 2] = ["a.journal", "b.journal"];
 const MAGIC: &[u8; 8] = b"TIDEJRN\n";
@@ -199,8 +200,17 @@ impl Journal {
             if !names.iter().any(|(have, _)| have == name) {
                 continue;
             }
-            let file = disk.open(name).map_err(NoJournal::Io)?;
-            match read_file(&*file)? {
+            let contents = disk.open(name).map_err(NoJournal::Io).and_then(|f| read_file(&*f));
+            let contents = match contents {
+                Err(NoJournal::Io(e)) if is_damage(disk, &e) => {
+                    let aside = format!("{name}.bad");
+                    disk.rename(name, &aside).map_err(NoJournal::Io)?;
+                    out.damaged.push(format!("{name} cannot be read ({e}) and is set aside as {aside}"));
+                    continue;
+                }
+                other => other?,
+            };
+            match contents {
                 Contents::Journal(journal) => found.push((n, *name, journal)),
                 Contents::Nothing => {}
                 Contents::Damaged => out.damaged.push(format!("the header of {name} is damaged")),

@@ -44,6 +44,8 @@ struct Inner {
     off: bool,
     fail_syncs: u32,
     read_only: bool,
+    /// Files and the runs of their bytes that cannot be read.
+    bad: Vec<(usize, std::ops::Range<usize>)>,
     /// Most bytes of all files so far.
     peak: usize,
 }
@@ -102,6 +104,13 @@ impl FakeDisk {
 
     pub fn used(&self) -> usize {
         self.lock().used()
+    }
+
+    /// A run of a file's bytes cannot be read any more.
+    pub fn wear_out(&self, name: &str, bytes: std::ops::Range<usize>) {
+        let mut inner = self.lock();
+        let n = inner.names[name];
+        inner.bad.push((n, bytes));
     }
 
     /// Most bytes that all files ever had together.
@@ -305,6 +314,9 @@ impl DiskFile for FakeFile {
         let bytes = &inner.inodes[self.1].now;
         let from = bytes.len().min(offset as usize);
         let len = buffer.len().min(bytes.len() - from);
+        if inner.bad.iter().any(|(n, bad)| *n == self.1 && bad.start < from + len && from < bad.end) {
+            return Err(eio());
+        }
         buffer[..len].copy_from_slice(&bytes[from..from + len]);
         Ok(len)
     }

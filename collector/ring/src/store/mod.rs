@@ -6,7 +6,7 @@
 
 pub(crate) mod frame;
 pub(crate) mod keeper;
-mod reader;
+pub(crate) mod reader;
 pub(crate) mod recover;
 mod rewrite;
 mod ring;

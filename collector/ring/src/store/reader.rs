@@ -9,6 +9,7 @@ use tidegate_proto::level::LossReason;
 
 use super::{Shared, segment_name};
 use crate::codec::Bad;
+use crate::disk::Disk;
 use crate::ledger::{Block, Lost};
 use crate::{Read, ReadLimit, RingError, codec, group};
 
@@ -39,24 +40,11 @@ impl Shared {
         };
         match read() {
             Ok(stored) => Ok(stored),
-            Err(e) if lost_for_good(&e) || unreadable(&e) && self.medium_works() => {
+            Err(e) if lost_for_good(&e) || is_damage(&*self.disk, &e) => {
                 Err(Unreadable::Damaged(e.to_string(), Vec::new()))
             }
             Err(e) => Err(Unreadable::Io(e)),
         }
-    }
-
-    /// Whether the disk can still write: if so, what it cannot read is damaged; if not, it may be
-    /// back later with all that is on it.
-    fn medium_works(&self) -> bool {
-        const PROBE: &str = "probe-read.tmp";
-        let probe = || {
-            let file = self.disk.create(PROBE)?;
-            file.write_at(0, b"?")?;
-            file.sync()?;
-            self.disk.remove(PROBE)
-        };
-        probe().is_ok()
     }
 
     /// A block, unpacked.
@@ -166,8 +154,22 @@ fn lost_for_good(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
 }
 
-/// The medium cannot read it: `EIO`.
-fn unreadable(e: &io::Error) -> bool {
-    const EIO: i32 = 5;
-    cfg!(unix) && e.raw_os_error() == Some(EIO)
+/// Whether an error in reading says that the medium has lost what was there: it cannot read it, and can
+/// still write. If it cannot write either, it may be back later with all that is on it.
+pub(crate) fn is_damage(disk: &dyn Disk, e: &io::Error) -> bool {
+    const PROBE: &str = "probe-read.tmp";
+    let probe = || {
+        let file = disk.create(PROBE)?;
+        file.write_at(0, b"?")?;
+        file.sync()?;
+        disk.remove(PROBE)
+    };
+    unreadable(e) && probe().is_ok()
+}
+
+/// The medium cannot read it.
+pub(crate) fn unreadable(e: &io::Error) -> bool {
+    // EIO; ERROR_CRC, ERROR_SECTOR_NOT_FOUND, ERROR_IO_DEVICE
+    let codes: &[i32] = if cfg!(windows) { &[23, 27, 1117] } else { &[5] };
+    e.raw_os_error().is_some_and(|code| codes.contains(&code))
 }

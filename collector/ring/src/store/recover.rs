@@ -11,7 +11,8 @@ use std::io;
 use tidegate_proto::level::LossReason;
 
 use super::frame::{HEADER_LEN, Head, Header, NoHeader, Totals};
-use super::scan::{Found, body_is_good, scan};
+use super::reader::is_damage;
+use super::scan::{Found, body_is_good, scan, scan_around};
 use super::{Segment, State, segment_name};
 use crate::book::Row;
 use crate::book::record::{BadRecords, Records, SegmentRecord};
@@ -132,10 +133,7 @@ impl Recovery<'_> {
                 continue;
             };
             self.state.next_segment = self.state.next_segment.max(number);
-            let mut bytes = [0; HEADER_LEN];
-            let file = self.disk.open(&name).map_err(io_error(format!("open {name}")))?;
-            let read = file.read_at(0, &mut bytes).map_err(io_error(format!("read {name}")))?;
-            let header = Header::decode(bytes.get(..read).unwrap_or_default());
+            let header = self.header(&name)?;
             found.push((number, len, header));
         }
         found.sort_by_key(|f| f.0);
@@ -157,6 +155,16 @@ impl Recovery<'_> {
         Ok(epoch)
     }
 
+    /// What a file says of itself; nothing good where the medium cannot read it.
+    fn header(&self, name: &str) -> Result<Result<Header, NoHeader>, RingError> {
+        let mut bytes = [0; HEADER_LEN];
+        match self.disk.open(name).and_then(|f| f.read_at(0, &mut bytes)) {
+            Ok(read) => Ok(Header::decode(bytes.get(..read).unwrap_or_default())),
+            Err(e) if is_damage(self.disk, &e) => Ok(Err(NoHeader::Damaged)),
+            Err(e) => Err(io_error(format!("read {name}"))(e)),
+        }
+    }
+
     /// The files, after left-overs are removed and swapped names are put right.
     fn named(&mut self) -> Result<Vec<(String, u64)>, RingError> {
         let list = |disk: &dyn Disk| disk.list().map_err(io_error("list the segments"));
@@ -168,16 +176,11 @@ impl Recovery<'_> {
             if name.ends_with(".bad") {
                 self.state.aside_bytes += len;
             }
-            if name.ends_with(".seg") || name.ends_with(".swap") {
-                let mut bytes = [0; HEADER_LEN];
-                let file = self.disk.open(&name).map_err(io_error(format!("open {name}")))?;
-                let read = file.read_at(0, &mut bytes).map_err(io_error(format!("read {name}")))?;
-                let header = Header::decode(bytes.get(..read).unwrap_or_default());
-                if let Ok(h) = header
-                    && segment_name(h.number) != name
-                {
-                    wrong.push((name, h.number));
-                }
+            if (name.ends_with(".seg") || name.ends_with(".swap"))
+                && let Ok(h) = self.header(&name)?
+                && segment_name(h.number) != name
+            {
+                wrong.push((name, h.number));
             }
         }
         // in two steps, as names may have been swapped
@@ -261,7 +264,19 @@ impl Recovery<'_> {
     fn scan(&mut self, number: u64, header: Header) -> Result<(), RingError> {
         let name = segment_name(number);
         let file = self.disk.open(&name).map_err(io_error(format!("open {name}")))?;
-        let scan = scan(&*file, header).map_err(io_error(format!("read {name}")))?;
+        let scan = match scan(&*file, header) {
+            Err(e) if is_damage(self.disk, &e) => {
+                let around = scan_around(&*file, header).map_err(io_error(format!("read {name}")))?;
+                drop(file);
+                if around.frames.is_empty() {
+                    let len = self.state.segments.remove(&number).map_or(0, |s| s.len);
+                    return self.set_aside(number, len, "cannot be read");
+                }
+                self.state.report(format!("a part of segment {number:016x} cannot be read: {e}"));
+                around
+            }
+            other => other.map_err(io_error(format!("read {name}")))?,
+        };
         for found in scan.frames {
             self.gone.extend_from_slice(found.head.gone());
             match &found.head {
@@ -406,7 +421,10 @@ impl Recovery<'_> {
             }
             Ok(true)
         };
-        read().map_err(io_error(format!("read {name}")))
+        match read() {
+            Err(e) if is_damage(self.disk, &e) => Ok(false),
+            other => other.map_err(io_error(format!("read {name}"))),
+        }
     }
 
     /// Puts the blocks into the ledger: first those of groups and indexes, then kept copies.

@@ -6,6 +6,7 @@ use super::frame::{FRAME_MAGIC, HEADER_LEN, Head, Header, MAX_HEAD, PREFIX_LEN, 
 use crate::codec;
 use crate::disk::DiskFile;
 use crate::ledger::Block;
+use crate::store::reader::unreadable;
 
 /// A frame that was found.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct Scan {
 }
 
 const WINDOW: usize = 64 << 10;
+/// Where a window cannot be read, parts of it are tried.
+const SECTOR: usize = 4 << 10;
 
 struct Scanner<'f> {
     file: &'f dyn DiskFile,
@@ -32,12 +35,23 @@ struct Scanner<'f> {
     len: u64,
     /// Bytes that may still be checked while looking for the next good frame.
     effort: u64,
+    /// What cannot be read is gone round.
+    around: bool,
 }
 
 /// Reads the frames of a file; bodies are not looked at.
 pub(crate) fn scan(file: &dyn DiskFile, header: Header) -> io::Result<Scan> {
+    scan_file(file, header, false)
+}
+
+/// As [`scan`]; what the medium cannot read is damaged.
+pub(crate) fn scan_around(file: &dyn DiskFile, header: Header) -> io::Result<Scan> {
+    scan_file(file, header, true)
+}
+
+fn scan_file(file: &dyn DiskFile, header: Header, around: bool) -> io::Result<Scan> {
     let len = file.len()?;
-    let mut scanner = Scanner { file, header, len, effort: len.saturating_mul(4) };
+    let mut scanner = Scanner { file, header, len, effort: len.saturating_mul(4), around };
     let mut out = Scan::default();
     let mut at = HEADER_LEN as u64;
     while at < len {
@@ -57,9 +71,17 @@ pub(crate) fn scan(file: &dyn DiskFile, header: Header) -> io::Result<Scan> {
 }
 
 impl Scanner<'_> {
+    /// The bytes read; none where the medium cannot read them.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.file.read_at(offset, buffer) {
+            Err(e) if self.around && unreadable(&e) => Ok(0),
+            other => other,
+        }
+    }
+
     fn frame(&mut self, offset: u64) -> io::Result<Option<Found>> {
         let mut prefix = [0; PREFIX_LEN];
-        if self.file.read_at(offset, &mut prefix)? < PREFIX_LEN {
+        if self.read(offset, &mut prefix)? < PREFIX_LEN {
             return Ok(None);
         }
         let Some(p) = Prefix::decode(&prefix) else { return Ok(None) };
@@ -70,7 +92,7 @@ impl Scanner<'_> {
         }
         self.effort = self.effort.saturating_sub(head_len);
         let mut head = vec![0; usize::try_from(head_len).unwrap_or(0)];
-        if self.file.read_at(head_at, &mut head)? < head.len() {
+        if self.read(head_at, &mut head)? < head.len() {
             return Ok(None);
         }
         let checked = prefix.get(..PREFIX_LEN - 4).unwrap_or_default();
@@ -92,7 +114,14 @@ impl Scanner<'_> {
         let mut at = from;
         let mut window = vec![0; WINDOW];
         while at < self.len && self.effort > 0 {
-            let len = self.file.read_at(at, &mut window)?;
+            let mut len = self.read(at, &mut window)?;
+            if len == 0 {
+                len = self.read(at, window.get_mut(..SECTOR).unwrap_or_default())?;
+            }
+            if len == 0 {
+                at = (at / SECTOR as u64 + 1) * SECTOR as u64;
+                continue;
+            }
             let bytes = window.get(..len).unwrap_or_default();
             for n in 0..len.saturating_sub(FRAME_MAGIC.len() - 1) {
                 if bytes.get(n..).is_some_and(|b| b.starts_with(FRAME_MAGIC)) {
@@ -102,11 +131,11 @@ impl Scanner<'_> {
                     }
                 }
             }
-            if len < WINDOW {
+            if at + len as u64 >= self.len {
                 break;
             }
             // a magic may lie across two windows
-            at += (len - (FRAME_MAGIC.len() - 1)) as u64;
+            at += len.saturating_sub(FRAME_MAGIC.len() - 1).max(1) as u64;
         }
         Ok(None)
     }

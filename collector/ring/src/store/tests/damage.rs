@@ -175,6 +175,50 @@ fn files_may_be_missing_or_swapped() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_takes_no_more_than_what_was_in_it() {
+    let (disk, events) = small_ring();
+    for with_book in [true, false] {
+        for (name, bytes) in disk.files() {
+            let copy = || if with_book { disk.copy() } else { disk.copy_without_rows() };
+            let what = format!("{name} cannot be read, book: {with_book}");
+            let worn = copy();
+            worn.wear_out(&name, 0..bytes.len());
+            let ring = open(&worn);
+            assert!(!ring.status().quarantined.is_empty() || name.ends_with(".seg"), "{what}");
+            assert_eq!(ring.get("k").expect("read").as_deref(), Some(&b"value"[..]), "{what}");
+            drop(ring);
+            let worn = copy();
+            worn.wear_out(&name, 0..bytes.len());
+            let lost = survives(&worn, &events, &what);
+            assert!(lost <= if name.ends_with(".seg") { 6 } else { 0 }, "{what}: {lost} lost");
+            if !name.ends_with(".seg") {
+                continue;
+            }
+            for at in (0..bytes.len()).step_by(512) {
+                let worn = copy();
+                worn.wear_out(&name, at..at + 512);
+                let what = format!("{name} cannot be read at {at}, book: {with_book}");
+                let lost = survives(&worn, &events, &what);
+                assert!(lost <= 6, "{what}: {lost} lost");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_neither_reads_nor_writes_is_not_taken_for_damage() {
+    let (disk, events) = small_ring();
+    for (name, bytes) in disk.files() {
+        let worn = disk.copy();
+        worn.wear_out(&name, 0..bytes.len());
+        worn.set_read_only(true);
+        SledRing::over(Box::new(worn.clone()), worn.book(), options(), None).expect_err("it may be back");
+        assert_eq!(worn.files(), disk.files(), "{name}");
+    }
+    assert_eq!(survives(&disk.copy(), &events, "whole"), 0);
+}
+
+#[test]
 fn a_damaged_sled_is_set_aside_and_nothing_is_lost() {
     let folder = tempfile::tempdir().expect("folder");
     let ring = SledRing::open(folder.path(), options()).expect("opened");

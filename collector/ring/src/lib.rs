@@ -15,7 +15,7 @@
 //! | `segments/*.seg` | groups: blocks and intake, each whole or not at all; notes, copies of the cursors | when their ticket says so |
 //! | `segments/{a,b}.journal` | cursors, plans, accounts, values, and what the book has to take still | when the call returns |
 //! | `book/` | sled: indexes of closed segments, chains, and all of the above | when the journal turns |
-//! | `segments/*.bad`, `book/damaged-book` | what was found damaged; emptied by a purge | |
+//! | `segments/*.bad`, `book/damaged-book` | what was found damaged, the newest of it up to an eighth of the bound; emptied by a purge | |
 //! | `lock` | nothing: it keeps a second process out | |
 //!
 //! The journal stands before the book since sled 0.34.7 was seen, once in some 300 rounds, not to

@@ -21,6 +21,8 @@ pub(crate) trait Book: fmt::Debug + Send {
     /// Puts a new book with just these values in place of it, durable on return. What was there
     /// is set aside when it is `damaged`, else removed.
     fn renew(&mut self, values: &[Row], damaged: bool) -> Result<(), String>;
+    /// Removes what was set aside.
+    fn clear(&mut self) -> Result<(), String>;
     /// Bytes on disk, what was set aside included.
     fn disk_bytes(&self) -> u64;
 }

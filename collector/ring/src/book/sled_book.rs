@@ -16,6 +16,7 @@ use crate::disk::sync_folder;
 
 const PIECE: usize = 1024;
 const PREFIX: &str = "book-";
+const ASIDE: &str = "damaged-book";
 /// Its page cache.
 const CACHE: u64 = 8 << 20;
 
@@ -236,7 +237,7 @@ impl Book for SledBook {
         sync_folder(&self.folder).map_err(text)?;
         if damaged && old.exists() {
             // one is enough to look at, and it counts into the bound
-            let aside = self.folder.join("damaged-book");
+            let aside = self.folder.join(ASIDE);
             if aside.exists() {
                 fs::remove_dir_all(&aside).map_err(text)?;
             }
@@ -247,6 +248,13 @@ impl Book for SledBook {
         self.number = number;
         self.db = Some(Self::open(&self.path(number))?);
         Ok(())
+    }
+
+    fn clear(&mut self) -> Result<(), String> {
+        match fs::remove_dir_all(self.folder.join(ASIDE)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.and_then(|()| sync_folder(&self.folder)).map_err(text),
+        }
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -388,6 +388,10 @@ impl Book for FakeBook {
         Ok(())
     }
 
+    fn clear(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
     fn disk_bytes(&self) -> u64 {
         self.0.lock().rows.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum()
     }

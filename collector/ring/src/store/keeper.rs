@@ -23,6 +23,10 @@ struct Calls {
     served: u64,
     /// Why those up to a number were not.
     failed: (u64, String),
+    /// What the book has set aside is to be removed.
+    clear: bool,
+    /// Why it was not up to a number.
+    not_cleared: (u64, String),
     stop: bool,
 }
 
@@ -40,11 +44,21 @@ impl Keeper {
 
     /// Makes all that is dirty now durable.
     pub fn sync(&self) -> Result<(), RingError> {
+        self.call(false)
+    }
+
+    /// The same, and removes what the book has set aside.
+    pub fn sync_and_clear(&self) -> Result<(), RingError> {
+        self.call(true)
+    }
+
+    fn call(&self, clear: bool) -> Result<(), RingError> {
         let mut calls = self.lock();
         if calls.stop {
             return Err(RingError::Closed);
         }
         calls.want += 1;
+        calls.clear |= clear;
         let mine = calls.want;
         self.changed.notify_all();
         let (calls, timeout) = self
@@ -54,7 +68,9 @@ impl Keeper {
         if timeout.timed_out() {
             return Err(RingError::Book("it does not answer".to_owned()));
         }
-        if calls.failed.0 >= mine { Err(RingError::Book(calls.failed.1.clone())) } else { Ok(()) }
+        let failed = [Some(&calls.failed), clear.then_some(&calls.not_cleared)];
+        let failed = failed.into_iter().flatten().find(|f| f.0 >= mine);
+        failed.map_or(Ok(()), |f| Err(RingError::Book(f.1.clone())))
     }
 
     /// Has what is dirty stored soon, without waiting for it.
@@ -90,7 +106,7 @@ pub(crate) fn run(shared: &Arc<Shared>, mut books: Books) {
     let keeper = &shared.keeper;
     loop {
         let calls = keeper.lock();
-        let calls = keeper
+        let mut calls = keeper
             .changed
             .wait_while(calls, |c| c.want == c.served && !c.stop)
             .unwrap_or_else(PoisonError::into_inner);
@@ -106,12 +122,17 @@ pub(crate) fn run(shared: &Arc<Shared>, mut books: Books) {
             return;
         }
         let target = calls.want;
+        let clear = std::mem::take(&mut calls.clear);
         drop(calls);
+        let cleared = if clear { books.book.clear() } else { Ok(()) };
         let done = books.serve(shared);
         let mut calls = keeper.lock();
         calls.served = target;
         if let Err(e) = done {
             calls.failed = (target, e);
+        }
+        if let Err(e) = cleared {
+            calls.not_cleared = (target, e);
         }
         keeper.changed.notify_all();
     }

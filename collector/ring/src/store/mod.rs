@@ -4,6 +4,7 @@
 //! Locks, in the order they are taken: `purge` (one at a time), `files` (who removes or replaces
 //! segment files holds it), then `state`. The last two are not held while the disk is read for a caller.
 
+mod aside;
 pub(crate) mod frame;
 pub(crate) mod keeper;
 pub(crate) mod reader;

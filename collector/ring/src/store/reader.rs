@@ -133,20 +133,6 @@ impl Shared {
         self.keeper.nudge();
         Ok(())
     }
-
-    /// Keeps bytes for inspection, as far as there is room for it.
-    fn set_aside(&self, name: &str, bytes: &[u8]) {
-        let len = bytes.len() as u64;
-        // a ring that is closed may be another process's by now
-        if len == 0 || self.lock().closed || self.lock().aside_bytes + len > self.options.bound() / 16 {
-            return;
-        }
-        let kept = self.disk.create(name).and_then(|f| f.write_at(0, bytes));
-        match kept {
-            Ok(()) => self.lock().aside_bytes += len,
-            Err(e) => tracing::warn!("cannot set {name} aside: {e}"),
-        }
-    }
 }
 
 /// Whether trying again is of no use: the file is gone or cut.

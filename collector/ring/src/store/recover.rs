@@ -10,6 +10,7 @@ use std::io;
 
 use tidegate_proto::level::LossReason;
 
+use super::aside;
 use super::frame::{HEADER_LEN, Head, Header, NoHeader, Totals};
 use super::reader::is_damage;
 use super::scan::{Found, body_is_good, scan, scan_around};
@@ -53,6 +54,8 @@ struct Recovery<'d> {
     durable: (u64, u64),
     remove: Vec<u64>,
     mended: bool,
+    /// Bytes of files set aside that are kept at most.
+    most_aside: u64,
 }
 
 fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> RingError {
@@ -101,6 +104,7 @@ pub(crate) fn recover(
         durable: (0, 0),
         remove: Vec::new(),
         mended: false,
+        most_aside: aside::most(options),
     };
     let epoch = recovery.segments()?;
     let any = !recovery.state.segments.is_empty() || !without_book;
@@ -148,6 +152,16 @@ impl Recovery<'_> {
         for (number, len, header) in found {
             self.segment(epoch, number, len, header)?;
         }
+        match aside::trim(self.disk, self.most_aside) {
+            Ok((left, gone)) => {
+                self.state.aside_bytes = left;
+                if let Some(text) = aside::report(&gone) {
+                    self.state.report(text);
+                }
+            }
+            // a ring on a disk that cannot be written still reads
+            Err(e) => tracing::warn!("cannot remove what was set aside: {e}"),
+        }
         // rows of segments that are not there
         for number in self.records.segments.keys() {
             self.state.ledger.dirty.insert(Key::Segment(*number));
@@ -169,12 +183,9 @@ impl Recovery<'_> {
     fn named(&mut self) -> Result<Vec<(String, u64)>, RingError> {
         let list = |disk: &dyn Disk| disk.list().map_err(io_error("list the segments"));
         let mut wrong = Vec::new();
-        for (name, len) in list(self.disk)? {
+        for (name, _) in list(self.disk)? {
             if name.ends_with(".tmp") {
                 self.disk.remove(&name).map_err(io_error(format!("remove {name}")))?;
-            }
-            if name.ends_with(".bad") {
-                self.state.aside_bytes += len;
             }
             if (name.ends_with(".seg") || name.ends_with(".swap"))
                 && let Ok(h) = self.header(&name)?
@@ -235,7 +246,7 @@ impl Recovery<'_> {
             }
             (other, _) => {
                 let why = if other.is_ok() { "belongs to another ring" } else { "has a damaged header" };
-                return self.set_aside(number, len, why);
+                return self.set_aside(number, why);
             }
         };
         let known = self.records.meta.as_ref().map_or(0, |m| m.totals.groups);
@@ -253,10 +264,9 @@ impl Recovery<'_> {
         }
     }
 
-    fn set_aside(&mut self, number: u64, len: u64, why: &str) -> Result<(), RingError> {
+    fn set_aside(&mut self, number: u64, why: &str) -> Result<(), RingError> {
         let (from, to) = (segment_name(number), format!("{number:016x}.bad"));
         self.disk.rename(&from, &to).map_err(io_error(format!("rename {from} to {to}")))?;
-        self.state.aside_bytes += len;
         self.state.report(format!("segment {number:016x} {why}: set aside as {to}"));
         Ok(())
     }
@@ -269,8 +279,8 @@ impl Recovery<'_> {
                 let around = scan_around(&*file, header).map_err(io_error(format!("read {name}")))?;
                 drop(file);
                 if around.frames.is_empty() {
-                    let len = self.state.segments.remove(&number).map_or(0, |s| s.len);
-                    return self.set_aside(number, len, "cannot be read");
+                    self.state.segments.remove(&number);
+                    return self.set_aside(number, "cannot be read");
                 }
                 self.state.report(format!("a part of segment {number:016x} cannot be read: {e}"));
                 around

@@ -148,26 +148,6 @@ impl Shared {
         Ok(mended)
     }
 
-    fn remove_set_aside(&self) -> Result<(), RingError> {
-        let _files = self.lock_files();
-        if self.lock().closed {
-            return Err(RingError::Closed);
-        }
-        let failed = |source| RingError::Io { what: "remove damaged files".to_owned(), source };
-        let mut any = false;
-        for (name, _) in self.disk.list().map_err(failed)? {
-            if name.ends_with(".bad") {
-                self.disk.remove(&name).map_err(failed)?;
-                any = true;
-            }
-        }
-        if any {
-            self.disk.sync_dir().map_err(failed)?;
-        }
-        self.lock().aside_bytes = 0;
-        Ok(())
-    }
-
     /// Writes a segment anew if a block of it matches, is not needed any more or is damaged.
     /// Whether it did.
     fn purge_segment(

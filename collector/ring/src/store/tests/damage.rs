@@ -206,6 +206,41 @@ fn a_file_that_cannot_be_read_takes_no_more_than_what_was_in_it() {
 }
 
 #[test]
+fn what_is_set_aside_leaves_the_ring_its_room() {
+    let bound = RingOptions::MIN_BOUND;
+    let open = |disk: &FakeDisk| {
+        let options = RingOptions { bound_bytes: bound, segment_bytes: None, ..options() };
+        SledRing::over(Box::new(disk.clone()), disk.book(), options, None).expect("opened")
+    };
+    let make = |blocks: u64| {
+        let disk = FakeDisk::default();
+        let ring = open(&disk);
+        ring.attach(&SinkId::new("s"), StartAt::Oldest).expect("attached");
+        (0..blocks).for_each(|n| {
+            append(&ring, vec![sized_block(&[2], n, 30_000)]);
+        });
+        drop(ring);
+        disk
+    };
+    // the segments of one ring with the book of another
+    let (old, disk) = (make(200), make(3));
+    disk.files().keys().filter(|n| n.ends_with(".seg")).for_each(|n| {
+        crate::disk::Disk::remove(&disk, n).expect("removed");
+    });
+    let segments = old.files().into_iter().filter(|(n, _)| n.ends_with(".seg"));
+    segments.for_each(|(n, bytes)| disk.put(&n, bytes));
+    for told in [true, false] {
+        let ring = open(&disk);
+        let aside = disk.files().into_iter().filter(|(n, _)| n.ends_with(".bad"));
+        let aside: u64 = aside.map(|(_, bytes)| bytes.len() as u64).sum();
+        assert!(0 < aside && aside <= bound / 8, "{aside}");
+        assert_eq!(ring.status().quarantined.iter().any(|r| r.contains("not kept")), told);
+        append(&ring, (0..8).map(|n| sized_block(&[2], n, 32_000)).collect());
+        ring.account().check().expect("closes");
+    }
+}
+
+#[test]
 fn a_disk_that_neither_reads_nor_writes_is_not_taken_for_damage() {
     let (disk, events) = small_ring();
     for (name, bytes) in disk.files() {

@@ -48,3 +48,20 @@ fn a_purge_reaches_what_eviction_moves_away_from_it() {
         assert_eq!(found, None, "in {name}");
     }
 }
+
+#[test]
+fn a_purge_removes_the_damaged_book() {
+    let folder = tempfile::tempdir().expect("folder");
+    let book = folder.path().join("book");
+    let open = || SledRing::open(folder.path(), options()).expect("opened");
+    append(&open(), vec![sized_block(&[2], 1, 0)]);
+    for entry in std::fs::read_dir(&book).expect("book").flatten() {
+        let db = entry.path().join("db");
+        let len = std::fs::metadata(&db).expect("db").len();
+        std::fs::write(db, vec![0x5a; usize::try_from(len).expect("small")]).expect("damaged");
+    }
+    let ring = open();
+    assert!(book.join("damaged-book").exists());
+    ring.purge(&TextRule(|_: &str| false)).expect("purged");
+    assert!(!book.join("damaged-book").exists());
+}

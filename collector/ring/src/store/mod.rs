@@ -25,6 +25,8 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Sender;
+use tidegate_proto::ids::SinkId;
+use tidegate_proto::level::LossReason;
 use tokio::sync::{Notify, watch};
 
 pub use ring::SledRing;
@@ -32,11 +34,11 @@ pub use verify::Verified;
 
 use crate::crypt::Keys;
 use crate::disk::Disk;
-use crate::ledger::{Block, Key, Ledger, Stop};
+use crate::ledger::{Block, Key, Ledger, Lost, Stop};
 use crate::store::frame::Totals;
 use crate::store::keeper::Keeper;
-use crate::store::reader::Unreadable;
-use crate::{Health, RingError, RingOptions, levels};
+use crate::store::reader::{Unreadable, is_missing_key};
+use crate::{Health, PerLevel, RingError, RingOptions, levels};
 
 /// Reports of damage that are kept.
 const MOST_REPORTS: usize = 64;
@@ -207,7 +209,45 @@ impl Shared {
     }
 
     /// Does something to the state; reads the blocks whose levels it asks for.
-    pub fn change<T>(&self, mut op: impl FnMut(&mut State) -> Result<T, Stop>) -> Result<T, RingError> {
+    pub fn change<T>(&self, op: impl FnMut(&mut State) -> Result<T, Stop>) -> Result<T, RingError> {
+        self.change_with(op, false)
+    }
+
+    /// Lets a block go whose key may be missing: which of its levels a sink had settled is then told by
+    /// what its account lacks.
+    pub fn lose(&self, block: &Block, reason: LossReason) -> Result<(), RingError> {
+        let lose = |state: &mut State| {
+            let same = state.ledger.blocks.get(&block.first).is_some_and(|b| b.place == block.place);
+            if same {
+                state.ledger.lose(block.first, &Lost::All, reason)?;
+            }
+            Ok(())
+        };
+        match self.change(lose) {
+            Err(RingError::Io { source, .. }) if is_missing_key(&source) => {}
+            done => return done,
+        }
+        self.change_with(lose, true)?;
+        self.reconcile(reason).map(|_| ())
+    }
+
+    /// See [`Ledger::reconcile`]; nothing is mended while a key is missing that it takes.
+    pub fn reconcile(&self, reason: LossReason) -> Result<Vec<(SinkId, PerLevel)>, RingError> {
+        match self.change(|state| state.ledger.reconcile(reason)) {
+            Err(RingError::Io { source, .. }) if is_missing_key(&source) => {
+                tracing::warn!("the account is not checked: a key is missing");
+                Ok(Vec::new())
+            }
+            done => done,
+        }
+    }
+
+    /// `guess`: the events of a block whose key is missing count as sorted by level.
+    fn change_with<T>(
+        &self,
+        mut op: impl FnMut(&mut State) -> Result<T, Stop>,
+        guess: bool,
+    ) -> Result<T, RingError> {
         let mut state = self.lock();
         state.ledger.forget_levels();
         loop {
@@ -223,7 +263,9 @@ impl Shared {
                     let map = match block.map(|b| (self.load(&b), b)) {
                         Some((Ok(data), b)) => Some(levels::of_events(&data, &b.per_level())),
                         Some((Err(why), b)) if self.is_there(&b) => {
-                            if let Unreadable::Io(source) = why {
+                            if let Unreadable::Io(source) = why
+                                && !(guess && is_missing_key(&source))
+                            {
                                 let what = format!("read segment {:016x}", b.place.segment);
                                 return Err(RingError::Io { what, source });
                             }

@@ -22,6 +22,16 @@ pub(crate) enum Unreadable {
     Io(io::Error),
 }
 
+/// The block may be good; nobody here can open it.
+#[derive(Debug, thiserror::Error)]
+#[error("the key that sealed it is not configured")]
+struct MissingKey;
+
+/// Whether a block cannot be read for want of its key alone.
+pub(crate) fn is_missing_key(e: &io::Error) -> bool {
+    e.get_ref().is_some_and(|e| e.is::<MissingKey>())
+}
+
 /// How often a read begins again because blocks moved under it.
 const ATTEMPTS: usize = 16;
 
@@ -53,7 +63,7 @@ impl Shared {
         let copy = if codec::intact(&block.place, &stored) { Vec::new() } else { stored.clone() };
         codec::decode(self.keys.as_ref(), self.epoch, block, stored).map_err(|bad| match bad {
             Bad::Damaged(why) => Unreadable::Damaged(why.to_owned(), copy),
-            Bad::NoKey => Unreadable::Io(io::Error::other("the key that sealed it is not configured")),
+            Bad::NoKey => Unreadable::Io(io::Error::other(MissingKey)),
         })
     }
 

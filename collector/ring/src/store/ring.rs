@@ -242,7 +242,7 @@ impl SledRing {
             watch: watch::Sender::new(shown),
         });
         let reason = recover::reason(&shared.lock());
-        for (sink, missing) in shared.change(|s| s.ledger.reconcile(reason))? {
+        for (sink, missing) in shared.reconcile(reason)? {
             let n: u64 = missing.iter().sum();
             if n > 0 && reason == LossReason::Corrupt {
                 shared.lock().report(format!("{n} events for sink {sink} are gone and count as lost"));

@@ -8,7 +8,7 @@ use super::frame::{HEADER_LEN, Head};
 use super::writer::{Writer, append_frame};
 use super::{Shared, State};
 use crate::codec;
-use crate::ledger::{Block, Lost};
+use crate::ledger::Block;
 use crate::{FullPolicy, RingError, RingOptions};
 
 /// A block's row in the head of its frame, at most.
@@ -183,14 +183,7 @@ impl Writer {
     }
 
     fn lose(&self, block: &Block, reason: LossReason) -> io::Result<()> {
-        let lost = self.shared.change(|state| {
-            let same = state.ledger.blocks.get(&block.first).is_some_and(|b| b.place == block.place);
-            if same {
-                state.ledger.lose(block.first, &Lost::All, reason)?;
-            }
-            Ok(())
-        });
-        lost.map_err(other)
+        self.shared.lose(block, reason).map_err(other)
     }
 
     /// Copies the critical blocks of a segment to one for such blocks.

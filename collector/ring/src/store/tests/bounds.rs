@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tidegate_proto::ids::{Seq, SinkId};
+use tidegate_proto::level::LossReason;
 
 use super::open;
 use crate::crypt::Keys;
@@ -118,6 +119,32 @@ fn a_purged_event_can_be_found_in_no_file() {
     let left = ring.read(Seq(2), ALL_OF_IT).expect("readable");
     assert_eq!(all_texts(&left), [text(2, 0), text(3, 0)]);
     closed_account(&ring);
+}
+
+#[test]
+fn a_block_whose_key_was_taken_away_too_early_can_be_evicted() {
+    let disk = FakeDisk::default();
+    let sink = SinkId::new("s");
+    let open = |key: &str| {
+        let keys = Some(Keys::parse(key).expect("keys"));
+        SledRing::over(Box::new(disk.clone()), disk.book(), options(), keys).expect("opened")
+    };
+    let ring = open(&Keys::generate().expect("key"));
+    ring.attach(&sink, StartAt::Oldest).expect("attached");
+    append(&ring, vec![block(&[3, 2], 1)]);
+    ring.plan(&sink, range(1, 1)).expect("planned");
+    ring.settle(&sink, range(1, 1), &delivered([0, 0, 0, 1])).expect("settled");
+    drop(ring);
+    // the levels of what is left of the block cannot be read
+    let ring = open(&Keys::generate().expect("key"));
+    for n in 0..200 {
+        append(&ring, vec![sized_block(&[1], n, 30_000)]);
+    }
+    assert!(ring.status().trimmed >= Seq(2) || ring.read(Seq::ZERO, ALL_OF_IT).is_ok(), "it is evicted");
+    let account = closed_account(&ring).sinks[&sink].clone();
+    assert_eq!(account.delivered, [0, 0, 0, 1]);
+    assert_eq!(account.lost.keys().collect::<Vec<_>>(), [&LossReason::Evicted]);
+    assert_eq!(account.lost[&LossReason::Evicted][2..], [1, 0], "{account:?}");
 }
 
 #[test]

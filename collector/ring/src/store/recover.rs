@@ -525,12 +525,24 @@ impl Recovery<'_> {
         }
         let mut corrupt = 0;
         for (run, events) in missing {
-            let purged = self.gone.iter().any(|g| runs::common(g.run, run).is_some());
-            let reason = if purged { LossReason::Purged } else { LossReason::Corrupt };
-            if !purged {
-                corrupt += events;
+            let mut left = events;
+            let mut rest = vec![run];
+            for gone in &self.gone {
+                let Some(part) = runs::common(gone.run, run) else { continue };
+                let events = gone.events.min(part.1 - part.0 + 1).min(left);
+                left -= events;
+                if events > 0 {
+                    ledger.holes.add(Gone { run: part, events, reason: LossReason::Purged }, &ledger.blocks);
+                }
+                if events == part.1 - part.0 + 1 {
+                    rest = rest.into_iter().flat_map(|r| runs::rest(r, 0, &[part])).collect();
+                }
             }
-            ledger.holes.add(Gone { run, events, reason }, &ledger.blocks);
+            corrupt += left;
+            let ends = rest.first().zip(rest.last()).map(|(a, b)| (a.0, b.1));
+            if let Some(run) = ends.filter(|_| left > 0) {
+                ledger.holes.add(Gone { run, events: left, reason: LossReason::Corrupt }, &ledger.blocks);
+            }
         }
         if corrupt > 0 && !ledger.sinks.is_empty() {
             self.state.report(format!("{corrupt} events were stored and are gone; they count as lost"));

@@ -191,7 +191,16 @@ impl Shared {
         }
         // what the state does not need any more is left out: first that must be true of the book too
         self.keeper.sync()?;
-        let new = self.write_again(header, old.frames, &mut fresh).map_err(failed)?;
+        let new = match self.write_again(header, old.frames, &mut fresh) {
+            Ok(new) => new,
+            Err(e) => {
+                // on a disk that is full it would stay until the ring is opened again
+                if let Err(e) = self.disk.remove(&temporary(number)) {
+                    tracing::debug!("cannot remove {}: {e}", temporary(number));
+                }
+                return Err(failed(e));
+            }
+        };
         self.lock().rewriting = Some(number);
         let replaced = self.disk.rename(&temporary(number), &name).and_then(|()| self.disk.sync_dir());
         if replaced.is_ok() {

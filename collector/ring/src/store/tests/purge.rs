@@ -1,11 +1,13 @@
 //! Purges while other things happen, and what they leave on the disk.
 
 use tidegate_proto::ids::{Seq, SinkId};
+use tidegate_proto::level::LossReason;
 
 use crate::disk::fake::FakeDisk;
 use crate::store::SledRing;
-use crate::testing::contract::{ALL_OF_IT, all_texts, append, closed_account, options};
-use crate::testing::{TextRule, sized_block, text};
+use crate::store::frame::FRAME_MAGIC;
+use crate::testing::contract::{ALL_OF_IT, all_texts, append, closed_account, options, range};
+use crate::testing::{TextRule, block, sized_block, text};
 use crate::{Ring, RingOptions, StartAt};
 
 #[test]
@@ -64,4 +66,44 @@ fn a_purge_removes_the_damaged_book() {
     assert!(book.join("damaged-book").exists());
     ring.purge(&TextRule(|_: &str| false)).expect("purged");
     assert!(!book.join("damaged-book").exists());
+}
+
+#[test]
+fn a_purge_that_fails_on_a_full_disk_leaves_no_file() {
+    let disk = FakeDisk::default();
+    let ring = SledRing::over(Box::new(disk.clone()), disk.book(), options(), None).expect("opened");
+    append(&ring, vec![sized_block(&[2], 1, 30_000), sized_block(&[2], 2, 30_000)]);
+    ring.seal().expect("sealed");
+    disk.set_capacity(Some(disk.used() + 10_000));
+    ring.purge(&TextRule(|t: &str| t == text(1, 0))).expect_err("the disk is full");
+    assert!(!disk.files().keys().any(|n| n.ends_with(".tmp")));
+    disk.set_capacity(None);
+    ring.purge(&TextRule(|t: &str| t == text(1, 0))).expect("purged");
+    assert_eq!(all_texts(&ring.read(Seq::ZERO, ALL_OF_IT).expect("readable")), [text(2, 0)]);
+}
+
+#[test]
+fn damage_beside_a_purge_counts_as_damage() {
+    let disk = FakeDisk::default();
+    let ring = SledRing::over(Box::new(disk.clone()), disk.book(), options(), None).expect("opened");
+    ring.attach(&SinkId::new("s"), StartAt::Oldest).expect("attached");
+    for tag in 1..=3 {
+        append(&ring, vec![block(&[2, 2], tag)]);
+    }
+    ring.purge(&TextRule(|t: &str| t == text(1, 0) || t == text(1, 1))).expect("purged");
+    // neither book nor journal, no note since the purge, and the head of the second group is damaged
+    let copy = disk.copy_without_book();
+    drop(ring);
+    let find = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).rposition(|w| w == what);
+    for (name, mut bytes) in copy.files() {
+        let Some(body) = find(&bytes, text(2, 0).as_bytes()) else { continue };
+        let head = find(&bytes[..body], FRAME_MAGIC).expect("a frame");
+        bytes[head + 30] ^= 1;
+        copy.put(&name, bytes);
+    }
+    let ring = SledRing::over(Box::new(copy.clone()), copy.book(), options(), None).expect("opened");
+    let holes = ring.read(Seq::ZERO, ALL_OF_IT).expect("readable").holes;
+    let told: Vec<_> = holes.iter().map(|h| (h.range, h.events, h.reason)).collect();
+    assert_eq!(told, [(range(1, 2), 2, LossReason::Purged), (range(3, 4), 2, LossReason::Corrupt)]);
+    closed_account(&ring);
 }

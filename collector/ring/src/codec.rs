@@ -102,9 +102,10 @@ pub(crate) fn decode(keys: Option<&Keys>, epoch: u64, block: &Block, stored: Vec
     }
     let mut bytes = Cow::from(stored);
     if place.key != 0 {
-        let keys = keys.filter(|k| k.knows(place.key)).ok_or(Bad::NoKey)?;
+        let keys = keys.ok_or(Bad::NoKey)?;
         let bound = bound_to(epoch, block.class, place.codec, &block.levels, block.raw_len);
-        bytes = Cow::from(keys.open(place.key, &bound, &bytes).ok_or(Bad::Damaged("seal"))?);
+        let bad = if keys.is_sure_of(place.key) { Bad::Damaged("seal") } else { Bad::NoKey };
+        bytes = Cow::from(keys.open(place.key, &bound, &bytes).ok_or(bad)?);
     }
     let raw_len = usize::try_from(block.raw_len).unwrap_or(usize::MAX);
     if raw_len > MAX_RAW {

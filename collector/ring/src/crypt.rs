@@ -1,5 +1,6 @@
 //! Blocks sealed at rest: ChaCha20-Poly1305 (RFC 8439) with keys from a file.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,10 +8,34 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundK
 use ring::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
 
+/// A key's number, as it stands in each block, and what tells it from others of that number; zeros for
+/// one that is not known.
+pub(crate) type KeyCheck = (u8, [u8; 8]);
+
+/// The value that a ring keeps the checks of its keys in.
+pub(crate) const SEALED_BY: &str = "ring.keys";
+
+pub(crate) fn encode_checks(checks: &BTreeSet<KeyCheck>) -> Vec<u8> {
+    checks.iter().flat_map(|(id, check)| std::iter::once(*id).chain(*check)).collect()
+}
+
+pub(crate) fn decode_checks(bytes: &[u8]) -> BTreeSet<KeyCheck> {
+    let split = |b: &[u8]| Some((*b.first()?, b.get(1..)?.try_into().ok()?));
+    bytes.chunks(9).filter_map(split).collect()
+}
+
+fn check_of(key: &[u8; 32]) -> KeyCheck {
+    let id = Sha256::digest(key).first().copied().unwrap_or(1).max(1);
+    let told = Sha256::new().chain_update(b"tidegate key check\n").chain_update(key).finalize();
+    (id, told.first_chunk().copied().unwrap_or_default())
+}
+
 /// Keys to seal and open blocks with. The first one seals, all open: to rotate, put a new key
 /// first and take the old one away when nothing that it sealed is held any more.
 pub struct Keys {
-    keys: Vec<(u8, LessSafeKey)>,
+    keys: Vec<(KeyCheck, LessSafeKey)>,
+    /// Numbers that only keys that are here have sealed with.
+    sure: BTreeSet<u8>,
     prefix: [u8; 8],
     used: AtomicU64,
 }
@@ -56,9 +81,8 @@ impl Keys {
                 continue;
             }
             let key = unhex(line).ok_or(KeyError::Line(n + 1))?;
-            let id = Sha256::digest(key).first().copied().unwrap_or(1).max(1);
             let unbound = UnboundKey::new(&CHACHA20_POLY1305, &key).map_err(|_| KeyError::Line(n + 1))?;
-            keys.push((id, LessSafeKey::new(unbound)));
+            keys.push((check_of(&key), LessSafeKey::new(unbound)));
         }
         if keys.is_empty() {
             return Err(KeyError::Empty);
@@ -68,7 +92,7 @@ impl Keys {
         }
         let mut prefix = [0; 8];
         SystemRandom::new().fill(&mut prefix).map_err(|_| KeyError::Random)?;
-        Ok(Keys { keys, prefix, used: AtomicU64::new(0) })
+        Ok(Keys { keys, sure: BTreeSet::new(), prefix, used: AtomicU64::new(0) })
     }
 
     /// A new key for a file, as text.
@@ -83,7 +107,7 @@ impl Keys {
 
     /// Nonce, ciphertext and tag; and which key sealed it.
     pub(crate) fn seal(&self, bound_to: &[u8], plain: &[u8]) -> Result<(u8, Vec<u8>), String> {
-        let (id, key) = self.keys.first().ok_or("no key")?;
+        let ((id, _), key) = self.keys.first().ok_or("no key")?;
         // random for each process, counted within it: no nonce comes twice under one key
         let count = self.used.fetch_add(1, Ordering::Relaxed);
         let count = u32::try_from(count).map_err(|_| "2^32 blocks sealed by one process: restart it")?;
@@ -102,14 +126,23 @@ impl Keys {
         Ok((*id, out))
     }
 
-    /// Whether a key with this number is there.
-    pub(crate) fn knows(&self, id: u8) -> bool {
-        self.keys.iter().any(|(i, _)| *i == id)
+    /// Takes note of all that ever sealed, the first of these keys among them.
+    pub(crate) fn know(&mut self, checks: &mut BTreeSet<KeyCheck>) {
+        checks.extend(self.keys.first().map(|(check, _)| *check));
+        let strange = checks.iter().filter(|c| !self.keys.iter().any(|(check, _)| check == *c));
+        let strange: BTreeSet<u8> = strange.map(|(id, _)| *id).collect();
+        self.sure = checks.iter().map(|(id, _)| *id).filter(|id| !strange.contains(id)).collect();
+    }
+
+    /// Whether what was sealed with this number and cannot be opened was changed since: no key that
+    /// is not here has the number too.
+    pub(crate) fn is_sure_of(&self, id: u8) -> bool {
+        self.sure.contains(&id)
     }
 
     pub(crate) fn open(&self, id: u8, bound_to: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, body) = sealed.split_first_chunk::<NONCE_LEN>()?;
-        self.keys.iter().filter(|(i, _)| *i == id).find_map(|(_, key)| {
+        self.keys.iter().filter(|((i, _), _)| *i == id).find_map(|(_, key)| {
             let mut body = body.to_vec();
             let nonce = Nonce::assume_unique_for_key(*nonce);
             let len = key.open_in_place(nonce, Aad::from(bound_to), &mut body).ok()?.len();
@@ -148,6 +181,29 @@ mod tests {
         bad[20] ^= 1;
         assert_eq!(both.open(id, b"bound", &bad), None);
         assert_eq!(both.open(id, b"bound", b"short"), None);
+    }
+
+    #[test]
+    fn a_key_is_sure_of_its_number_where_no_other_has_it() {
+        let one = Keys::generate().expect("key");
+        let id = |text: &str| Keys::parse(text).expect("keys").keys[0].0.0;
+        let twin = std::iter::repeat_with(|| Keys::generate().expect("key")).find(|k| id(k) == id(&one));
+        let twin = twin.expect("one in 256");
+        let mut checks = BTreeSet::new();
+        let mut keys = Keys::parse(&one).expect("keys");
+        assert!(!keys.is_sure_of(id(&one)), "nothing is known of the ring");
+        keys.know(&mut checks);
+        assert!(keys.is_sure_of(id(&one)));
+        assert_eq!(decode_checks(&encode_checks(&checks)), checks);
+        let mut keys = Keys::parse(&twin).expect("keys");
+        keys.know(&mut checks);
+        assert!(!keys.is_sure_of(id(&one)));
+        let mut keys = Keys::parse(&format!("{twin}\n{one}")).expect("keys");
+        keys.know(&mut checks);
+        assert!(keys.is_sure_of(id(&one)));
+        checks.insert((id(&one), [0; 8]));
+        keys.know(&mut checks);
+        assert!(!keys.is_sure_of(id(&one)), "someone else may have sealed");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use super::{Shared, State, ToWriter, segment_name};
 use crate::book::journal::{self, Journal, NoJournal};
 use crate::book::sled_book::SledBook;
 use crate::book::{Book, Row};
-use crate::crypt::Keys;
+use crate::crypt::{Keys, SEALED_BY, decode_checks, encode_checks};
 use crate::disk::overlay::Overlay;
 use crate::disk::{Disk, RealDisk};
 use crate::group::{self, Checked};
@@ -34,6 +34,21 @@ const BLOCK_ROOM: u64 = 128;
 /// Blocks count as at least so large, so that there are not too many of them to know of.
 const LEAST_BLOCK: u64 = 4 << 10;
 const LOCK: &str = "lock";
+
+/// Tells the keys which others have sealed blocks of this ring, and keeps it.
+fn know_keys(state: &mut State, keys: &mut Keys) {
+    let kept = state.ledger.values.get(SEALED_BY);
+    let mut checks = kept.map(|v| decode_checks(v)).unwrap_or_default();
+    let unknown = state.ledger.blocks.values().map(|b| b.place.key).filter(|id| *id != 0);
+    let unknown: BTreeSet<u8> = unknown.filter(|id| !checks.iter().any(|(i, _)| i == id)).collect();
+    checks.extend(unknown.into_iter().map(|id| (id, [0; 8])));
+    keys.know(&mut checks);
+    let now = encode_checks(&checks);
+    if kept != Some(&now) {
+        state.ledger.values.insert(SEALED_BY.to_owned(), now);
+        state.ledger.dirty.insert(Key::Value(SEALED_BY.to_owned()));
+    }
+}
 
 /// The rows that [`Ring::put`] made.
 fn values(rows: &[Row]) -> Vec<Row> {
@@ -187,7 +202,7 @@ impl SledRing {
         disk: Box<dyn Disk>,
         mut book: Box<dyn Book>,
         options: RingOptions,
-        keys: Option<Keys>,
+        mut keys: Option<Keys>,
     ) -> Result<SledRing, RingError> {
         let size = Shared::journal_bytes(&options);
         let (journal, journaled) = Journal::load(&*disk, size).map_err(|e| match e {
@@ -223,6 +238,9 @@ impl SledRing {
             state.report("values kept with the ring may be older than the last that were stored".to_owned());
             state.ledger.values.insert(UNSURE.to_owned(), b"1".to_vec());
             state.ledger.dirty.insert(Key::Value(UNSURE.to_owned()));
+        }
+        if let Some(keys) = &mut keys {
+            know_keys(&mut state, keys);
         }
         let shown = crate::State {
             durable: Seq(state.ledger.durable),

@@ -122,6 +122,28 @@ fn a_purged_event_can_be_found_in_no_file() {
 }
 
 #[test]
+fn a_missing_key_is_no_damage_even_if_another_has_its_number() {
+    let folder = tempfile::tempdir().expect("folder");
+    let open = |text: &str| {
+        let keys = Some(Keys::parse(text).expect("keys"));
+        SledRing::open_sealed(folder.path(), options(), keys).expect("opened")
+    };
+    let number = |text: &str| Keys::parse(text).expect("keys").seal(b"", b"").expect("sealed").0;
+    let key = Keys::generate().expect("key");
+    let twin = std::iter::repeat_with(|| Keys::generate().expect("key")).find(|k| number(k) == number(&key));
+    let twin = twin.expect("one in 256");
+    append(&open(&key), vec![block(&[2], 1)]);
+    let ring = open(&twin);
+    ring.read(Seq::ZERO, ALL_OF_IT).expect_err("the key is missing");
+    assert_eq!(ring.status().quarantined, Vec::<String>::new());
+    append(&ring, vec![block(&[2], 2)]);
+    drop(ring);
+    let ring = open(&format!("{twin}\n{key}"));
+    let read = ring.read(Seq::ZERO, ALL_OF_IT).expect("readable");
+    assert_eq!(all_texts(&read), [text(1, 0), text(2, 0)]);
+}
+
+#[test]
 fn a_block_whose_key_was_taken_away_too_early_can_be_evicted() {
     let disk = FakeDisk::default();
     let sink = SinkId::new("s");

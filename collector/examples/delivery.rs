@@ -45,6 +45,7 @@ struct Args {
 }
 
 fn main() -> anyhow::Result<()> {
+    tidegate_sources::arenas::few();
     let args = Args::parse();
     match &args.one {
         Some(config) => one(config),

@@ -1,7 +1,8 @@
 //! Where events come from: the [`Source`] contract and its implementations.
-// only etw/windows and census/windows may say otherwise, where they speak to the system
+// only arenas, etw/windows and census/windows may say otherwise, where they speak to the system
 #![deny(unsafe_code)]
 
+pub mod arenas;
 pub mod capture;
 pub mod census;
 mod config;

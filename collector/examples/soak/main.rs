@@ -136,6 +136,7 @@ const SINKS: [(&str, Temper); 4] = [
 ];
 
 fn main() -> anyhow::Result<()> {
+    tidegate_sources::arenas::few();
     match Args::parse() {
         Args::Plot { csv, svg, ring_mib, title } => {
             let table = std::fs::read_to_string(&csv).with_context(|| format!("read {}", csv.display()))?;

@@ -101,6 +101,7 @@ enum Command {
 /// Runs the program with the process's own arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    tidegate_sources::arenas::few();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -205,7 +205,8 @@ impl Maker {
 
     /// Takes a batch's memory back.
     pub fn recycle(&mut self, batch: SinkBatch) {
-        if self.spare.len() < 4 {
+        // one is in the making at a time; more would keep the memory of a busy hour
+        if self.spare.is_empty() {
             self.spare.push(batch.into_parts());
         }
     }

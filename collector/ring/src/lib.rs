@@ -30,6 +30,7 @@
 //! passes them by planning and settling a run that holds them, or one behind them.
 #![forbid(unsafe_code)]
 
+mod age;
 mod book;
 pub mod bundle;
 mod codec;

@@ -10,6 +10,7 @@ use tidegate_proto::level::{Class, LossReason};
 use tidegate_proto::wire::SchemaInterner;
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::age::Ages;
 use crate::group::{self, Checked};
 use crate::ledger::{Block, Ledger, Lost, Place, Stop};
 use crate::{
@@ -32,7 +33,7 @@ struct Inner {
     ledger: Ledger,
     data: BTreeMap<u64, Bytes>,
     bytes: u64,
-    last_stored_ns: i64,
+    ages: Ages,
     closed: bool,
 }
 
@@ -86,19 +87,15 @@ impl Inner {
         true
     }
 
-    fn expire(&mut self, oldest: Option<i64>) {
-        let Some(oldest) = oldest else { return };
-        while let Some((first, block)) = self.ledger.blocks.first_key_value() {
-            if block.stored_ns >= oldest {
-                break;
-            }
-            let first = *first;
+    fn expire(&mut self, options: &RingOptions) {
+        let now = (options.now)();
+        while let Some(first) = self.ages.too_old(&self.ledger.blocks, now, options.max_age) {
             self.lose(first, LossReason::Expired);
         }
     }
 
     fn store(&mut self, group: Checked, now: i64) -> Option<SeqRange> {
-        self.last_stored_ns = self.last_stored_ns.max(now);
+        let stored_ns = self.ages.stamp(now);
         let first = self.ledger.durable + 1;
         let mut next = first;
         let mut blocks = Vec::new();
@@ -110,7 +107,7 @@ impl Inner {
                 class: new.class,
                 levels: new.levels,
                 time_ns: new.time_ns,
-                stored_ns: self.last_stored_ns,
+                stored_ns,
                 raw_len: new.raw_len,
                 place: Place::default(),
             };
@@ -204,7 +201,7 @@ impl MemoryRing {
     fn try_append(&self, group: &mut Option<Checked>) -> Result<Option<Ticket>, AppendError> {
         let mut inner = self.open().map_err(|_| AppendError::Closed)?;
         let now = (self.options.now)();
-        inner.expire(self.options.oldest(now));
+        inner.expire(&self.options);
         let Some(need) = group.as_ref().map(|g| g.raw_bytes) else { return Err(AppendError::Closed) };
         while inner.bytes + need > self.options.bound() {
             match self.options.full {
@@ -257,7 +254,7 @@ impl Ring for MemoryRing {
 
     fn read(&self, after: Seq, limit: ReadLimit) -> Result<Read, RingError> {
         let mut inner = self.open()?;
-        inner.expire(self.options.oldest((self.options.now)()));
+        inner.expire(&self.options);
         let (blocks, holes, end) = inner.ledger.read(after, limit);
         let mut out = Read { blocks: Vec::new(), holes, end };
         for block in blocks {

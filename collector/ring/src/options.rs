@@ -48,7 +48,8 @@ pub struct RingOptions {
     pub commit_delay: Duration,
     /// What happens when it is full.
     pub full: FullPolicy,
-    /// Events stored longer ago than this are let go.
+    /// Events stored longer ago than this are let go, in the order of their places. A clock that is set
+    /// back lets them stay for as long again at most.
     pub max_age: Option<Duration>,
     /// Bytes of groups that may wait for the disk before [`append`](crate::Ring::append) waits.
     pub queue_bytes: u64,
@@ -99,12 +100,6 @@ impl RingOptions {
     #[must_use]
     pub fn bound(&self) -> u64 {
         self.bound_bytes.max(Self::MIN_BOUND)
-    }
-
-    /// The oldest time of storing that `max_age` allows.
-    pub(crate) fn oldest(&self, now: i64) -> Option<i64> {
-        let age = i64::try_from(self.max_age?.as_nanos()).unwrap_or(i64::MAX);
-        Some(now.saturating_sub(age))
     }
 }
 

@@ -258,14 +258,14 @@ impl Writer {
 
     /// Lets go of what is too old.
     pub fn expire(&mut self) {
-        let options = &self.shared.options;
-        let Some(oldest) = options.oldest((options.now)()) else { return };
+        let (max_age, now) = (self.shared.options.max_age, (self.shared.options.now)());
         let mut any = false;
         loop {
             let state = self.shared.lock();
-            let first = state.ledger.blocks.first_key_value().map(|(_, b)| b.clone());
+            let blocks = &state.ledger.blocks;
+            let old = self.ages.too_old(blocks, now, max_age).and_then(|first| blocks.get(&first).cloned());
             drop(state);
-            let Some(block) = first.filter(|b| b.stored_ns < oldest) else { break };
+            let Some(block) = old else { break };
             if self.lose(&block, LossReason::Expired).is_err() {
                 break;
             }

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::frame::{HEADER_LEN, Head, Header, Totals};
 use super::{Segment, Shared, ToWriter, keeper, segment_name};
+use crate::age::Ages;
 use crate::disk::DiskFile;
 use crate::group::CheckedBlock;
 use crate::ledger::{Block, Key, Place};
@@ -79,7 +80,7 @@ pub(crate) struct Writer {
     /// Sums with all that is written.
     totals: Totals,
     durable: (u64, u64),
-    last_stored_ns: i64,
+    pub ages: Ages,
     noted: Option<Instant>,
     /// What the disk must have room for before writing goes on.
     probe: u64,
@@ -89,7 +90,7 @@ impl Writer {
     pub fn new(shared: Arc<Shared>) -> Writer {
         let state = shared.lock();
         let totals = state.totals();
-        let last_stored_ns = state.ledger.blocks.values().map(|b| b.stored_ns).max().unwrap_or(0);
+        let ages = Ages::behind(&state.ledger.blocks);
         drop(state);
         let durable = (totals.groups, totals.places);
         let (to_syncer, synced) = syncer();
@@ -105,7 +106,7 @@ impl Writer {
             since: None,
             totals,
             durable,
-            last_stored_ns,
+            ages,
             noted: None,
             probe: 0,
         }
@@ -177,7 +178,7 @@ impl Writer {
     }
 
     /// How long there is nothing to do unless somebody calls.
-    fn patience(&self) -> Option<Duration> {
+    fn patience(&mut self) -> Option<Duration> {
         let options = &self.shared.options;
         if let Some(since) = self.since {
             return Some(options.commit_delay.saturating_sub(since.elapsed()));
@@ -185,10 +186,11 @@ impl Writer {
         if self.probe > 0 {
             return Some(options.retry);
         }
-        let oldest = self.shared.lock().ledger.blocks.first_key_value().map(|(_, b)| b.stored_ns)?;
-        let limit = options.oldest((options.now)())?;
-        let ns = u64::try_from(oldest.saturating_sub(limit)).unwrap_or(0);
-        Some(Duration::from_nanos(ns).max(Duration::from_secs(1)))
+        let (max_age, now) = (options.max_age?, (options.now)());
+        let since = self.ages.of_first(&self.shared.lock().ledger.blocks, now)?;
+        let age = Duration::from_nanos(u64::try_from(now.saturating_sub(since)).unwrap_or(0));
+        let left = max_age.saturating_sub(age);
+        Some(left.max(Duration::from_secs(1)))
     }
 
     fn idle(&mut self) {
@@ -257,7 +259,7 @@ impl Writer {
         if self.noted.is_none_or(|n| n.elapsed() >= NOTE_EVERY) {
             self.note()?;
         }
-        self.last_stored_ns = self.last_stored_ns.max((self.shared.options.now)());
+        let stored_ns = self.ages.stamp((self.shared.options.now)());
         let mut next = self.totals.places;
         let mut bodies = Vec::with_capacity(new.len());
         let mut blocks = Vec::with_capacity(new.len());
@@ -269,7 +271,7 @@ impl Writer {
                 class: b.class,
                 levels: b.levels,
                 time_ns: b.time_ns,
-                stored_ns: self.last_stored_ns,
+                stored_ns,
                 raw_len: b.raw_len,
                 place,
             });

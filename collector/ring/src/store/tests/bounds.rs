@@ -207,7 +207,40 @@ fn a_clock_set_back_changes_no_order_and_expires_nothing() {
     append(&ring, vec![block(&[2], 3)]);
     let read = ring.read(Seq::ZERO, ALL_OF_IT).expect("readable");
     assert_eq!(all_texts(&read), [text(1, 0), text(2, 0), text(3, 0)]);
-    assert!(read.blocks.is_sorted_by_key(|b| b.stored_ns));
+}
+
+#[test]
+fn max_age_goes_on_after_the_clock_ran_ahead() {
+    const SECOND: i64 = 1_000_000_000;
+    static NOW: AtomicI64 = AtomicI64::new(1_000_000 * SECOND);
+    let go = |seconds: i64| NOW.fetch_add(seconds * SECOND, Ordering::SeqCst);
+    let folder = tempfile::tempdir().expect("folder");
+    let max_age = Some(std::time::Duration::from_secs(60));
+    let options = || RingOptions { now: || NOW.load(Ordering::SeqCst), max_age, ..options() };
+    let ring = SledRing::open(folder.path(), options()).expect("opened");
+    ring.attach(&SinkId::new("s"), StartAt::Oldest).expect("attached");
+    let held = |ring: &SledRing| all_texts(&ring.read(Seq::ZERO, ALL_OF_IT).expect("readable"));
+    append(&ring, vec![block(&[2], 1)]);
+    const YEAR: i64 = 365 * 86_400;
+    go(YEAR);
+    append(&ring, vec![block(&[2], 2)]);
+    go(10 - YEAR);
+    append(&ring, vec![block(&[2], 3)]);
+    drop(ring);
+    let ring = SledRing::open(folder.path(), options()).expect("opened");
+    // expired by the clock that ran ahead
+    assert_eq!(held(&ring), [text(2, 0), text(3, 0)]);
+    go(30);
+    append(&ring, vec![block(&[2], 4)]);
+    assert_eq!(held(&ring), [text(2, 0), text(3, 0), text(4, 0)], "none is 60 s old");
+    go(40);
+    append(&ring, vec![block(&[2], 5)]);
+    assert_eq!(held(&ring), [text(4, 0), text(5, 0)]);
+    go(50);
+    append(&ring, vec![block(&[2], 6)]);
+    assert_eq!(held(&ring), [text(5, 0), text(6, 0)]);
+    let lost = &closed_account(&ring).sinks[&SinkId::new("s")].lost;
+    assert_eq!(lost[&tidegate_proto::level::LossReason::Expired], [0, 0, 4, 0]);
 }
 
 #[test]

@@ -55,6 +55,37 @@ fn values(rows: &[Row]) -> Vec<Row> {
     rows.iter().filter(|(k, _)| journal::is_value(k)).cloned().collect()
 }
 
+fn take(lock: &File) -> io::Result<()> {
+    match lock.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, "another process has it open"))
+        }
+        Err(TryLockError::Error(e)) => Err(e),
+    }
+}
+
+/// Takes the lock of a ring that is only looked at. Where nothing can be written the lock that is
+/// there is taken as it is; nobody else can write there either, so one that is missing is not missed.
+fn lock_to_look(path: &Path) -> Result<Option<File>, RingError> {
+    use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
+    let refused = match lock(path) {
+        Err(RingError::Io { what, source })
+            if matches!(source.kind(), ReadOnlyFilesystem | PermissionDenied) =>
+        {
+            (what, source)
+        }
+        other => return other.map(Some),
+    };
+    let there = match File::open(path.join(LOCK)) {
+        Err(e) if e.kind() == NotFound && refused.1.kind() == ReadOnlyFilesystem => return Ok(None),
+        Err(_) => return Err(RingError::Io { what: refused.0, source: refused.1 }),
+        Ok(file) => file,
+    };
+    let failed = |source| RingError::Io { what: format!("lock {}", path.display()), source };
+    take(&there).map_err(failed).map(|()| Some(there))
+}
+
 /// Takes the lock of a ring's folder, and writes into it who has it.
 fn lock(path: &Path) -> Result<File, RingError> {
     let failed = |what: &str| {
@@ -63,14 +94,7 @@ fn lock(path: &Path) -> Result<File, RingError> {
     };
     let file = File::options().create(true).truncate(false).read(true).write(true).open(path.join(LOCK));
     let mut file = file.map_err(failed("open the lock of"))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let source = io::Error::new(io::ErrorKind::ResourceBusy, "another process has it open");
-            return Err(failed("lock")(source));
-        }
-        Err(TryLockError::Error(e)) => return Err(failed("lock")(e)),
-    }
+    take(&file).map_err(failed("lock"))?;
     // only told to people: a disk that is full keeps nobody from opening the ring
     let told = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     if let Err(e) = told {
@@ -113,7 +137,8 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         if entry.file_type()?.is_dir() {
             copy_tree(&entry.path(), &into)?;
         } else {
-            fs::copy(entry.path(), into)?;
+            // not its mode: what is copied from a medium that is only read has to be written
+            io::copy(&mut File::open(entry.path())?, &mut File::create(into)?)?;
         }
     }
     Ok(())
@@ -167,7 +192,8 @@ impl SledRing {
     }
 
     /// Opens a ring to look at it: no file of it is changed. What opening would put right is put
-    /// right in a scratch folder, which goes with the ring; so is everything that is done to it.
+    /// right in a scratch folder, which goes with the ring; so is everything that is done to it. Also
+    /// on a file system that is only read.
     ///
     /// # Errors
     /// As [`open`](SledRing::open); [`io::ErrorKind::NotFound`] when there is no ring.
@@ -177,15 +203,25 @@ impl SledRing {
             move |source: io::Error| RingError::Io { what, source }
         };
         fs::read_dir(path.join("segments")).map_err(failed("find the ring"))?;
-        let lock = lock(path)?;
+        let lock = lock_to_look(path)?;
         let scratch = Scratch::new().map_err(failed("make a scratch folder to look at"))?;
         let disk = Overlay::new(&path.join("segments"), &scratch.0.join("segments"));
         let disk = disk.map_err(failed("look at"))?;
         copy_tree(&path.join("book"), &scratch.0.join("book")).map_err(failed("copy the book of"))?;
         let book = SledBook::new(&scratch.0.join("book"));
         let mut ring = SledRing::over(Box::new(disk), Box::new(book), options, keys)?;
-        (ring.lock, ring.scratch) = (Mutex::new(Some(lock)), Some(scratch));
+        (ring.lock, ring.scratch) = (Mutex::new(lock), Some(scratch));
         Ok(ring)
+    }
+
+    /// Whether a ring can be written at all: fails as [`open`](SledRing::open) would where its file
+    /// system is only read ([`io::ErrorKind::ReadOnlyFilesystem`]), and waits for nobody.
+    ///
+    /// # Errors
+    /// What the system says to a file that is opened for writing.
+    pub fn writable(path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)?;
+        File::options().create(true).truncate(false).write(true).open(path.join(LOCK)).map(|_| ())
     }
 
     /// The process that has a ring open, where that can be told.

@@ -77,6 +77,74 @@ fn looking_changes_no_file_and_mending_makes_it_sound() {
     assert_eq!(kept, 1, "what was damaged is kept for inspection");
 }
 
+/// A small file system in memory, unmounted with the value.
+#[cfg(target_os = "linux")]
+pub(super) struct Mounted(pub tempfile::TempDir);
+
+#[cfg(target_os = "linux")]
+impl Mounted {
+    /// `None`, and loudly, where this user may not mount.
+    pub fn new(options: &str) -> Option<Mounted> {
+        let folder = tempfile::tempdir().expect("folder");
+        let made = run(&["mount", "-t", "tmpfs", "-o", options, "none", &folder.path().to_string_lossy()]);
+        if made {
+            return Some(Mounted(folder));
+        }
+        assert!(std::env::var_os("CI").is_none(), "CI must be able to mount a tmpfs");
+        eprintln!("NOT TESTED: no file system can be mounted by this user; run it as root");
+        None
+    }
+
+    fn remount(&self, how: &str) {
+        assert!(run(&["mount", "-o", &format!("remount,{how}"), &self.0.path().to_string_lossy()]));
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn run(command: &[&str]) -> bool {
+    let (program, args) = command.split_first().expect("a program");
+    let out = std::process::Command::new(program).args(args).output();
+    out.is_ok_and(|o| o.status.success())
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run(&["umount", "-l", &self.0.path().to_string_lossy()]);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_ring_on_a_read_only_file_system_can_be_looked_at() {
+    let Some(mounted) = Mounted::new("size=32m") else { return };
+    let folder = mounted.0.path().join("ring");
+    ring_of_six(&folder);
+    let sound = |folder: &Path| {
+        let ring = SledRing::look(folder, options(), None).expect("looked");
+        let found = ring.verify().expect("read");
+        assert_eq!((found.events, found.problem_count), (6, 0), "{found:?}");
+        ring
+    };
+    mounted.remount("ro");
+    assert!(SledRing::writable(&folder).is_err_and(|e| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem));
+    let refused = SledRing::open(&folder, options()).expect_err("it cannot be written");
+    assert!(matches!(refused, RingError::Io { source, .. }
+        if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem));
+    let looked = sound(&folder);
+    let busy = SledRing::look(&folder, options(), None).expect_err("in use");
+    assert!(
+        matches!(busy, RingError::Io { source, .. } if source.kind() == std::io::ErrorKind::ResourceBusy)
+    );
+    drop(looked);
+    mounted.remount("rw");
+    assert!(SledRing::writable(&folder).is_ok());
+    fs::remove_file(folder.join("lock")).expect("removed");
+    mounted.remount("ro");
+    drop(sound(&folder));
+    assert!(!folder.join("lock").exists());
+}
+
 #[test]
 fn who_has_a_ring_open_is_told_and_nothing_is_made_by_looking() {
     let folder = tempfile::tempdir().expect("folder");

@@ -226,6 +226,16 @@ impl FakeDisk {
         copy
     }
 
+    /// What its book holds.
+    pub fn rows(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        self.lock().rows.clone()
+    }
+
+    /// Gives it another book.
+    pub fn set_rows(&self, rows: BTreeMap<Vec<u8>, Vec<u8>>) {
+        self.lock().rows = rows;
+    }
+
     /// The book on this disk.
     pub fn book(&self) -> Box<dyn Book> {
         Box::new(FakeBook(self.clone()))

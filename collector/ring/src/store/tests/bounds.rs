@@ -240,7 +240,7 @@ fn max_age_goes_on_after_the_clock_ran_ahead() {
     append(&ring, vec![block(&[2], 6)]);
     assert_eq!(held(&ring), [text(5, 0), text(6, 0)]);
     let lost = &closed_account(&ring).sinks[&SinkId::new("s")].lost;
-    assert_eq!(lost[&tidegate_proto::level::LossReason::Expired], [0, 0, 4, 0]);
+    assert_eq!(lost[&LossReason::Expired], [0, 0, 4, 0]);
 }
 
 #[test]

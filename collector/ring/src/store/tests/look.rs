@@ -90,14 +90,22 @@ impl Mounted {
         if made {
             return Some(Mounted(folder));
         }
-        assert!(std::env::var_os("CI").is_none(), "CI must be able to mount a tmpfs");
-        eprintln!("NOT TESTED: no file system can be mounted by this user; run it as root");
+        assert!(!may_mount(), "this user may mount, and it failed");
+        eprintln!("NOT TESTED: this user may mount no file system; run it as root");
         None
     }
 
     fn remount(&self, how: &str) {
         assert!(run(&["mount", "-o", &format!("remount,{how}"), &self.0.path().to_string_lossy()]));
     }
+}
+
+/// Whether this process has the capability to mount (CAP_SYS_ADMIN).
+#[cfg(target_os = "linux")]
+fn may_mount() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    held.and_then(|h| u64::from_str_radix(h.trim(), 16).ok()).is_some_and(|h| h & 1 << 21 != 0)
 }
 
 #[cfg(target_os = "linux")]

@@ -1,5 +1,6 @@
 mod bounds;
 mod damage;
+mod downgrade;
 mod journal;
 mod look;
 mod model;

@@ -1,6 +1,10 @@
 //! The ring over a disk that lies as far as it may, against a model of what must hold.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -11,7 +15,7 @@ use crate::disk::fake::FakeDisk;
 use crate::store::SledRing;
 use crate::testing::contract::{ALL_OF_IT, delivered};
 use crate::testing::{Above, Random, block, group, sized_block, text, texts, wait};
-use crate::{AppendError, Compression, Health, Intake, Ring, RingOptions, StartAt, Ticket, runs};
+use crate::{AppendError, Compression, FullPolicy, Health, Intake, Ring, RingOptions, StartAt, Ticket, runs};
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -38,7 +42,12 @@ enum Action {
     Crash(u64),
     /// Closed and opened in peace.
     Reopen,
+    /// The clock goes on, or is set, by so many seconds.
+    Clock(i32),
 }
+
+/// The clock of the rings here, in nanoseconds.
+static NOW: AtomicI64 = AtomicI64::new(1 << 60);
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
@@ -56,6 +65,16 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
+/// For a ring that overflows: large events, and a clock that is set.
+fn large_action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        8 => (prop::collection::vec(0u8..4, 1..6), 1u8..4, 2000u16..)
+            .prop_map(|(levels, blocks, size)| Action::Append { levels, blocks, size }),
+        2 => (-4000i32..4000).prop_map(Action::Clock),
+        8 => action(),
+    ]
+}
+
 /// A group that was handed over: its tag, its events' levels and block.
 #[derive(Clone, Debug)]
 struct Sent {
@@ -67,6 +86,8 @@ struct World {
     disk: FakeDisk,
     ring: Option<SledRing>,
     bound: u64,
+    full: FullPolicy,
+    max_age: Option<Duration>,
     tag: u64,
     waiting: Vec<(Sent, Ticket)>,
     /// Not known to be stored: told so when the power was gone, or not told at all.
@@ -86,10 +107,16 @@ fn sink() -> SinkId {
 
 impl World {
     fn new(bound: u64) -> World {
+        World::with(bound, FullPolicy::DropOldest, None)
+    }
+
+    fn with(bound: u64, full: FullPolicy, max_age: Option<Duration>) -> World {
         let mut world = World {
             disk: FakeDisk::default(),
             ring: None,
             bound,
+            full,
+            max_age,
             tag: 1,
             waiting: Vec::new(),
             maybe: Vec::new(),
@@ -111,6 +138,9 @@ impl World {
             commit_delay: Duration::ZERO,
             compression: Compression::None,
             retry: Duration::from_millis(1),
+            full: self.full,
+            max_age: self.max_age,
+            now: || NOW.load(Ordering::SeqCst),
             ..RingOptions::default()
         }
     }
@@ -138,11 +168,30 @@ impl World {
         }
         let mut group = group(all);
         group.intake.positions.insert("model".into(), sent.tag.to_be_bytes().to_vec());
-        match wait(self.ring().append(group)) {
-            Ok(ticket) => self.waiting.push((sent, ticket)),
-            Err(AppendError::ReadOnly(_)) => {}
-            Err(e) => panic!("{e}"),
+        let done = match self.full {
+            // one that has to wait is called off
+            FullPolicy::Block => {
+                let mut append = pin!(self.ring().append(group));
+                wait(poll_fn(|cx| {
+                    Poll::Ready(match append.as_mut().poll(cx) {
+                        Poll::Ready(done) => Some(done),
+                        Poll::Pending => None,
+                    })
+                }))
+            }
+            _ => Some(wait(self.ring().append(group))),
+        };
+        match done {
+            Some(Ok(ticket)) => self.waiting.push((sent, ticket)),
+            Some(Err(AppendError::ReadOnly(_))) | None => {}
+            Some(Err(AppendError::Full)) if self.full == FullPolicy::DropNewest => {}
+            Some(Err(e)) => panic!("{e}"),
         }
+    }
+
+    /// Whether the ring may let go of what was acknowledged.
+    fn lets_go(&self) -> bool {
+        self.max_age.is_some() || self.full == FullPolicy::DropOldest && self.bound < 8 << 20
     }
 
     fn sync(&mut self) {
@@ -220,9 +269,12 @@ impl World {
         }
         if done.is_ok() {
             let files = self.disk.files();
+            let len = text(0, 0).len();
+            let there: BTreeSet<&[u8]> =
+                files.values().flat_map(|f| f.windows(len)).filter(|w| w.starts_with(b"tag-")).collect();
             for (place, (text, level)) in &self.events {
-                let found = || files.values().any(|f| f.windows(text.len()).any(|w| w == text.as_bytes()));
-                assert!(*level < 3 || !found(), "purged event {place} can be read back");
+                let found = there.contains(text.as_bytes());
+                assert!(*level < 3 || !found, "purged event {place} can be read back");
             }
         }
     }
@@ -304,7 +356,7 @@ impl World {
                     let hole = read.holes.iter().any(|h| h.range.contains(Seq(*place)));
                     assert!(hole, "place {place} is nowhere");
                     let purged = self.purged.contains(place);
-                    assert!(purged || self.bound < 8 << 20, "{place} of level {level} is lost");
+                    assert!(purged || self.lets_go(), "{place} of level {level} is lost");
                 }
             }
         }
@@ -354,6 +406,9 @@ impl World {
             }
             Action::Crash(seed) => self.crash(*seed),
             Action::Reopen => self.reopen(),
+            Action::Clock(seconds) => {
+                NOW.fetch_add(i64::from(*seconds) * 1_000_000_000, Ordering::SeqCst);
+            }
         }
         self.ring().account().check().expect("the account closes");
     }
@@ -373,6 +428,71 @@ proptest! {
         }
         world.crash(seed);
         world.crash(seed ^ 1);
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases() / 2, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_a_ring_that_overflows_lets_go_of_is_counted_and_nothing_else_goes(
+        actions in prop::collection::vec(large_action(), 20..80),
+        full in prop_oneof![
+            3 => Just(FullPolicy::DropOldest), 1 => Just(FullPolicy::Block), 1 => Just(FullPolicy::DropNewest),
+        ],
+        aged in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let mut world = World::with(4 << 20, full, aged.then_some(HOUR));
+        for action in &actions {
+            world.act(action);
+        }
+        world.crash(seed);
+        if aged && full == FullPolicy::DropOldest {
+            world.ages();
+        }
+    }
+}
+
+impl World {
+    /// Whatever the clock said before: what is older than the limit goes.
+    fn ages(&mut self) {
+        for _ in 0..2 {
+            self.append(&[2], 1, 0);
+            self.sync();
+            self.act(&Action::Clock(2 * 3600 + 600));
+        }
+        let last = self.tag;
+        self.append(&[0], 1, 0);
+        self.sync();
+        let read = self.ring().read(Seq::ZERO, ALL_OF_IT).expect("readable");
+        let held: Vec<String> = read.blocks.iter().flat_map(|b| texts(&b.data)).collect();
+        let old: Vec<&String> = held.iter().filter(|t| **t != text(last, 0)).collect();
+        assert!(old.is_empty(), "older than an hour: {old:?}");
+    }
+}
+
+#[test]
+fn the_small_model_evicts() {
+    let mut world = World::with(4 << 20, FullPolicy::DropOldest, None);
+    for _ in 0..40 {
+        world.append(&[2, 0, 2], 2, 60_000);
+        world.sync();
+    }
+    let account = world.ring().account();
+    let lost = &account.sinks[&sink()].lost[&tidegate_proto::level::LossReason::Evicted];
+    assert!(lost[2] > 50, "{lost:?}");
+    world.crash(1);
+    for full in [FullPolicy::Block, FullPolicy::DropNewest] {
+        let mut world = World::with(4 << 20, full, None);
+        for _ in 0..40 {
+            world.append(&[2, 0, 2], 2, 60_000);
+            world.sync();
+        }
+        assert!(world.events.len() < 40 * 6 && world.ring().account().sinks[&sink()].lost.is_empty());
+        world.crash(1);
     }
 }
 

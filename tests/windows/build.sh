@@ -21,7 +21,7 @@ unset RUSTUP_TOOLCHAIN RUSTFLAGS CARGO_BUILD_TARGET
 export RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc
 export CARGO_TARGET_DIR="$out/build" CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=false
 # one command, so that every dependency is built once
-packages=(tidegate tidegate-proto tidegate-etl tidegate-sources tidegate-ring tidegate-trace-standin)
+packages=(tidegate tidegate-proto tidegate-etl tidegate-sources tidegate-sinks tidegate-ring tidegate-trace-standin)
 /usr/bin/cargo build -Zbuild-std=std,panic_unwind --target "$target" --locked \
   --lib --bins --tests --message-format=json-render-diagnostics "${packages[@]/#/-p}" >"$out/built.json"
 

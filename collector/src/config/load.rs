@@ -413,12 +413,14 @@ fn settings(root: &Section<'_>, ring: &Path) -> Option<SettingsConfig> {
 
 /// A secret, which stands in the configuration as a reference only.
 fn secret(v: &Value) -> Result<SecretRef, String> {
-    let wrong = "a secret is given by reference only: \"file:PATH\", \"env:NAME\" or \"cred:NAME\"";
-    let Value::Text(text) = v else { return Err(wrong.to_owned()) };
-    match SecretRef::parse(text) {
-        SecretRef::Value(_) => Err(wrong.to_owned()),
-        reference => Ok(reference),
+    let wrong = || format!("a secret is given by reference only: {}", SecretRef::FORMS);
+    let Value::Text(text) = v else { return Err(wrong()) };
+    let reference = SecretRef::parse(text);
+    if reference.is_literal() {
+        return Err(wrong());
     }
+    reference.available().map_err(|e| e.to_string())?;
+    Ok(reference)
 }
 
 fn remote(control: &Section<'_>) -> Option<RemoteControl> {

@@ -336,3 +336,67 @@ fn a_ring_with_a_key_holds_no_readable_event_and_opens_only_with_it() {
     std::fs::write(&config, sealed).unwrap();
     assert_eq!(buffer(&config, &["inspect", "--events"]).code(0).lines().len(), 100);
 }
+
+#[test]
+fn a_rotated_key_file_seals_with_the_new_key_and_opens_what_the_old_one_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = dir.path().join("in.jsonl");
+    let line = "{\"time\":\"2024-01-01T00:00:00Z\",\"provider\":\"Shop.1\",\"event\":\"Sold\"}\n";
+    std::fs::write(&lines, line.repeat(100)).unwrap();
+    let (reference, old) = key(dir.path(), "at-rest.key");
+    let file = dir.path().join("at-rest.key");
+    let config = configuration(dir.path(), "here", "");
+    let sealed = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, sealed.replace("[ring]\n", &format!("[ring]\nkey = {reference:?}\n"))).unwrap();
+    let fill = |lines: &Path| {
+        finish(program().arg("replay").arg(lines).arg("--quiet").arg("-c").arg(&config)).code(0);
+    };
+    let held = || buffer(&config, &["inspect", "--events"]).code(0).lines().len();
+    let change = |args: &[&str]| finish(program().args(["buffer", "key"]).arg(&file).args(args)).code(0);
+    fill(&lines);
+    std::fs::write(&file, format!("# of the ring\n{}", std::fs::read_to_string(&file).unwrap())).unwrap();
+    let new = change(&["--rotate"]).says("2 keys").stdout;
+    assert_ne!(new.trim(), old);
+    assert_eq!(change(&[]).stdout, new, "the newest key is shown");
+    let more = dir.path().join("more.jsonl");
+    std::fs::write(&more, line.repeat(50)).unwrap();
+    fill(&more);
+    assert_eq!(held(), 150);
+    // without the old key nothing that it sealed is shown, and nothing is lost of it
+    let both = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(change(&["--keep", "1"]).says("1 key").stdout, new);
+    assert!(std::fs::read_to_string(&file).unwrap().contains("# of the ring"), "a comment went with a key");
+    buffer(&config, &["inspect", "--events"]).says("key");
+    std::fs::write(&file, both).unwrap();
+    assert_eq!(held(), 150);
+    buffer(&config, &["verify"]).code(0);
+    std::fs::write(&file, "no key").unwrap();
+    let refused = finish(program().args(["buffer", "key"]).arg(&file).arg("--rotate")).code(65);
+    refused.says("holds no key");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "no key", "what is no key file was written over");
+}
+
+#[cfg(not(windows))]
+#[test]
+fn where_there_is_no_dpapi_it_is_said_what_to_use_instead() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sealed.key");
+    let refused = finish(program().args(["buffer", "key", "--dpapi"]).arg(&file)).code(69);
+    assert!(refused.stderr.contains("LoadCredentialEncrypted="), "{}", refused.stderr);
+    assert!(!file.exists());
+    let config = configuration(dir.path(), "here", "");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("[ring]\n", "[ring]\nkey = \"dpapi:sealed.key\"\n")).unwrap();
+    for command in [&["validate"][..], &["buffer", "status"]] {
+        let ran = finish(program().args(command).arg("-c").arg(&config)).code(78);
+        ran.says("ring.key").says("only Windows has DPAPI").says("cred:NAME");
+    }
+    // a sink's secret as well
+    let tenant =
+        format!("[sinks.a]\ntype = \"events\"\nurl = \"https://h.example/\"\ntenant = \"dpapi:x\"\n{text}");
+    std::fs::write(&config, tenant).unwrap();
+    finish(program().args(["validate", "-c"]).arg(&config))
+        .code(78)
+        .says("only Windows has DPAPI")
+        .says("sinks.a");
+}

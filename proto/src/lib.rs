@@ -10,6 +10,7 @@
 pub mod batch;
 pub mod capture;
 pub mod guid;
+pub mod hex;
 pub mod ids;
 pub mod json;
 pub mod level;

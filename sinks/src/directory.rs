@@ -19,11 +19,11 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
+use tidegate_proto::hex;
 use tidegate_proto::ids::SinkId;
 
 use crate::format::{Compression, Format};
-use crate::held::{Held, ListError, Listing};
-use crate::holdings::{Deletion, Fetched, Holdings};
+use crate::holdings::{Deletion, Fetched, Held, Holdings, ListError, Listing};
 use crate::layout::{Layout, LayoutError, Named, Part};
 use crate::limits::{BatchConfig, LimitError};
 use crate::units::Size;
@@ -126,13 +126,7 @@ impl DirectorySink {
         &self.root
     }
 
-    /// What its destinations begin with.
-    pub(crate) fn base(&self) -> String {
-        self.root.join("").to_string_lossy().into_owned()
-    }
-
-    /// See [`SinkConfig::list`](crate::SinkConfig::list). Files that are not finished are left out.
-    pub(crate) fn list(&self, what: &Listing, each: &mut dyn FnMut(Held)) -> Result<(), ListError> {
+    fn list_now(&self, what: &Listing, each: &mut dyn FnMut(Held)) -> Result<(), ListError> {
         let prefix = what.of.as_ref().map(|(host, stream)| self.layout.prefix(host, stream));
         let mut folders = vec![(self.root.clone(), 0)];
         let failed = |path: &Path| {
@@ -398,6 +392,18 @@ impl Sink for DirectorySink {
 }
 
 impl Holdings for DirectorySink {
+    fn base(&self) -> String {
+        self.root.join("").to_string_lossy().into_owned()
+    }
+
+    fn list<'a>(
+        &'a self,
+        what: &'a Listing,
+        each: &'a mut (dyn FnMut(Held) + Send),
+    ) -> BoxFuture<'a, Result<(), ListError>> {
+        Box::pin(async move { self.list_now(what, each) })
+    }
+
     fn is_here(&self, destination: &str) -> bool {
         let path = Path::new(destination);
         let plain = path.components().all(|c| !matches!(c, std::path::Component::ParentDir));
@@ -421,7 +427,7 @@ impl Holdings for DirectorySink {
             let mut bytes = Vec::new();
             io::Read::take(&mut file, Fetched::MAX_BYTES).read_to_end(&mut bytes).map_err(at(&path))?;
             let destination = path.to_string_lossy().into_owned();
-            let etag = crate::format::hex(&Sha256::digest(&bytes));
+            let etag = hex::encode(&Sha256::digest(&bytes));
             Ok(Some(Fetched { destination, bytes: bytes.into(), etag }))
         })
     }

@@ -22,11 +22,12 @@ use std::io;
 
 use sha2::{Digest as _, Sha256};
 use tidegate_proto::batch::EventRef;
+use tidegate_proto::hex;
 use tidegate_proto::ids::{Seq, SeqRange};
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_proto::time;
 
-use crate::format::{Compression, Encoded, Encoder, Format, hex};
+use crate::format::{Compression, Encoded, Encoder, Format};
 use crate::{Origin, SinkBatch};
 
 const HOUR_NS: i64 = 3_600_000_000_000;
@@ -241,7 +242,7 @@ impl Layout {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
-        let mut tag = hex(&digest.finalize());
+        let mut tag = hex::encode(&digest.finalize());
         tag.truncate(16);
         let mut name = String::new();
         for piece in &self.pieces {

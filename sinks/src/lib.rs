@@ -11,7 +11,6 @@ mod config;
 pub mod directory;
 pub mod events;
 pub mod format;
-pub mod held;
 pub mod holdings;
 pub mod http;
 pub mod kafka;

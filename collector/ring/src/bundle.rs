@@ -25,10 +25,10 @@ use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
+use tidegate_proto::hex;
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_proto::level::{Class, LossReason};
 
-use crate::crypt::unhex;
 use crate::enc::{Dec, Enc};
 use crate::{
     MemoryRing, PerLevel, Read, ReadLimit, Ring, RingError, Settlement, StartAt, StoredBlock, levels, runs,
@@ -88,7 +88,7 @@ impl SigningKey {
     /// # Errors
     /// [`BundleError::Key`] when the text is none.
     pub fn parse(text: &str) -> Result<SigningKey, BundleError> {
-        let seed = unhex(text.trim()).ok_or(BundleError::Key)?;
+        let seed: [u8; 32] = hex::decode(text.trim()).ok_or(BundleError::Key)?;
         Ed25519KeyPair::from_seed_unchecked(&seed).map(SigningKey).map_err(|_| BundleError::Key)
     }
 
@@ -99,7 +99,7 @@ impl SigningKey {
     pub fn generate() -> Result<String, BundleError> {
         let mut seed = [0u8; 32];
         SystemRandom::new().fill(&mut seed).map_err(|_| BundleError::Key)?;
-        Ok(seed.iter().map(|b| format!("{b:02x}")).collect())
+        Ok(hex::encode(&seed))
     }
 
     /// What others verify with.
@@ -119,14 +119,14 @@ pub struct PublicKey([u8; 32]);
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        f.write_str(&hex::encode(&self.0))
     }
 }
 
 impl std::str::FromStr for PublicKey {
     type Err = BundleError;
     fn from_str(s: &str) -> Result<PublicKey, BundleError> {
-        unhex(s.trim()).map(PublicKey).ok_or(BundleError::Key)
+        hex::decode(s.trim()).map(PublicKey).ok_or(BundleError::Key)
     }
 }
 

@@ -432,6 +432,13 @@ pub trait Ring: fmt::Debug + Send + Sync + 'static {
     /// When the disk fails; what was purged until then stays purged, the rest is untouched.
     fn purge(&self, rule: &dyn PurgeRule) -> Result<Purged, RingError>;
 
+    /// Tells place and telemetry level of each event that [`purge`](Ring::purge) would remove now, in the order
+    /// of places. Blocks that hold none for sure are not read. Changes nothing.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn find(&self, rule: &dyn PurgeRule, each: &mut dyn FnMut(Seq, TelemetryLevel)) -> Result<(), RingError>;
+
     /// Appends to a chain; durable on return.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
+use tidegate_proto::hex;
 
 /// A key's number, as it stands in each block, and what tells it from others of that number; zeros for
 /// one that is not known.
@@ -80,7 +81,7 @@ impl Keys {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let key = unhex(line).ok_or(KeyError::Line(n + 1))?;
+            let key: [u8; 32] = hex::decode(line).ok_or(KeyError::Line(n + 1))?;
             let unbound = UnboundKey::new(&CHACHA20_POLY1305, &key).map_err(|_| KeyError::Line(n + 1))?;
             keys.push((check_of(&key), LessSafeKey::new(unbound)));
         }
@@ -102,7 +103,7 @@ impl Keys {
     pub fn generate() -> Result<String, KeyError> {
         let mut key = [0u8; 32];
         SystemRandom::new().fill(&mut key).map_err(|_| KeyError::Random)?;
-        Ok(key.iter().map(|b| format!("{b:02x}")).collect())
+        Ok(hex::encode(&key))
     }
 
     /// Nonce, ciphertext and tag; and which key sealed it.
@@ -150,17 +151,6 @@ impl Keys {
             Some(body)
         })
     }
-}
-
-pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    let mut out = [0; 32];
-    for (n, b) in out.iter_mut().enumerate() {
-        *b = u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok()?;
-    }
-    Some(out)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
-use tidegate_proto::level::{Class, LossReason};
+use tidegate_proto::level::{Class, LossReason, TelemetryLevel};
 use tidegate_proto::wire::SchemaInterner;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -316,6 +316,21 @@ impl Ring for MemoryRing {
             self.room.notify_waiters();
         }
         Ok(purged)
+    }
+
+    fn find(&self, rule: &dyn PurgeRule, each: &mut dyn FnMut(Seq, TelemetryLevel)) -> Result<(), RingError> {
+        let inner = self.open()?;
+        let mut known = SchemaInterner::new();
+        for (first, block) in &inner.ledger.blocks {
+            if !rule.may_match(&block.per_level(), block.time_ns) {
+                continue;
+            }
+            let data = inner.data.get(first).cloned().unwrap_or_default();
+            for (place, level) in purge::lost(block, &data, rule, &mut known) {
+                each(Seq(place), TelemetryLevel::from_u8(level).unwrap_or(TelemetryLevel::Full));
+            }
+        }
+        Ok(())
     }
 
     fn chain_append(&self, chain: Chain, data: &[u8]) -> Result<ChainEntry, RingError> {

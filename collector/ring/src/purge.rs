@@ -43,6 +43,23 @@ pub(crate) fn sift(
     }
 }
 
+/// What goes of a block, as [`Sifted::lost`] has it, without making what stays.
+pub(crate) fn lost(
+    block: &Block,
+    data: &[u8],
+    rule: &dyn PurgeRule,
+    known: &mut SchemaInterner,
+) -> Vec<(u64, u8)> {
+    let levels = levels::of_events(data, &block.per_level());
+    let all = block.places().zip(levels);
+    match decode(block, data, known) {
+        Ok((batch, _)) => {
+            batch.iter().zip(all).filter(|(event, _)| rule.matches(*event)).map(|(_, at)| at).collect()
+        }
+        Err(_) => all.collect(),
+    }
+}
+
 fn decode(block: &Block, data: &[u8], known: &mut SchemaInterner) -> Result<(Batch, Judged), WireError> {
     let mut batch = Batch::new();
     let reader = BlockReader::new(data, known)?;

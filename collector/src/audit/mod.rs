@@ -8,13 +8,5 @@ mod tests;
 mod verify;
 
 pub use record::{InForce, Listed, Record, What};
+pub(crate) use tidegate_proto::hex::encode as hex;
 pub use verify::{Broken, Head, Verified, verify};
-
-/// Bytes as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-        let _ = write!(out, "{b:02x}");
-        out
-    })
-}

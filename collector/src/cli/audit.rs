@@ -1,14 +1,11 @@
 //! `audit`: the log of changes, listed and verified.
 
-use std::io::Write as _;
-
 use clap::Subcommand;
 use tidegate_ring::Chain;
 
-use super::chain::{head, pages};
-use super::exit::{Done, Exit, Failure};
-use super::out;
-use super::state::{self, Of};
+use super::chain::{head, list, verify};
+use super::exit::Done;
+use super::state::Of;
 use crate::audit::{Head, Listed};
 
 #[derive(Debug, clap::Args)]
@@ -35,9 +32,6 @@ enum Command {
         /// NUMBER:HASH of an earlier verify, which must be in the chain.
         #[arg(long, value_parser = head)]
         head: Option<Head>,
-        /// Check the receipts of deliveries instead.
-        #[arg(long)]
-        receipts: bool,
         #[command(flatten)]
         of: Of,
     },
@@ -45,27 +39,7 @@ enum Command {
 
 pub(super) fn run(args: &Args) -> Done {
     match &args.command {
-        Command::List { from, of } => {
-            let reach = state::reach(&of.config()?)?;
-            let mut out = out::stdout();
-            pages(&reach, Chain::Audit, *from, |page| {
-                for entry in page.iter().map(Listed::from) {
-                    let line = if of.json {
-                        serde_json::to_string(&entry)
-                            .map_err(|e| Failure::new(Exit::Software, e.to_string()))?
-                    } else {
-                        entry.to_string()
-                    };
-                    writeln!(out, "{line}").map_err(|e| Failure::output(&e))?;
-                }
-                Ok(())
-            })?;
-            out.flush().map_err(|e| Failure::output(&e))?;
-            Ok(Exit::Ok)
-        }
-        Command::Verify { head, receipts, of } => {
-            let chain = if *receipts { Chain::Receipts } else { Chain::Audit };
-            super::chain::verify(chain, *head, of)
-        }
+        Command::List { from, of } => list(Chain::Audit, *from, of, |entry| Some(Listed::from(entry))),
+        Command::Verify { head, of } => verify(Chain::Audit, *head, of),
     }
 }

@@ -70,9 +70,7 @@ impl Rate {
 
 pub(super) fn run(args: &Args) -> Done {
     let scratch = Scratch::create(args.dir.as_deref(), "bench")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime =
-        runtime.map_err(|e| Failure::new(Exit::Software, format!("cannot start the runtime: {e}")))?;
+    let runtime = super::daemon::runtime()?;
     let bar = bar(3 * args.seconds);
     let bench = Bench { args, bar: bar.clone() };
     let rates = runtime.block_on(bench.stages(&scratch.path))?;

@@ -1,12 +1,18 @@
 //! What `audit` and `receipts` share: a chain read page by page and verified.
 
+use std::fmt::Display;
+use std::io::Write as _;
+
+use serde::Serialize;
 use serde_json::{Value, json};
+use tidegate_proto::hex;
 use tidegate_ring::{Chain, ChainEntry};
 
 use super::exit::{Done, Exit, Failure};
+use super::out;
 use super::state::{self, Of, Reach};
 use crate::api::client::Client;
-use crate::audit::{Broken, Head, Verified, hex, verify as links};
+use crate::audit::{Broken, Head, Verified, verify as links};
 
 /// Entries read at a time.
 const PAGE: usize = 1000;
@@ -14,9 +20,33 @@ const PAGE: usize = 1000;
 /// Reads `NUMBER:HASH`.
 pub(super) fn head(text: &str) -> Result<Head, String> {
     let wrong = || "NUMBER:HASH is expected, as verify prints it".to_owned();
-    let (number, hex) = text.split_once(':').ok_or_else(wrong)?;
+    let (number, digits) = text.split_once(':').ok_or_else(wrong)?;
     let number = number.parse().map_err(|_| wrong())?;
-    Ok(Head { number, hash: hash(hex).ok_or_else(wrong)? })
+    Ok(Head { number, hash: hex::decode(digits).ok_or_else(wrong)? })
+}
+
+/// Prints a chain from a number on, one entry a line; those that `shown` makes nothing of are left out.
+pub(super) fn list<T: Serialize + Display>(
+    chain: Chain,
+    from: u64,
+    of: &Of,
+    shown: impl Fn(&ChainEntry) -> Option<T>,
+) -> Done {
+    let reach = state::reach(&of.config()?)?;
+    let mut out = out::stdout();
+    pages(&reach, chain, from, |page| {
+        for entry in page.iter().filter_map(&shown) {
+            let line = if of.json {
+                serde_json::to_string(&entry).map_err(|e| Failure::new(Exit::Software, e.to_string()))?
+            } else {
+                entry.to_string()
+            };
+            writeln!(out, "{line}").map_err(|e| Failure::output(&e))?;
+        }
+        Ok(())
+    })?;
+    out.flush().map_err(|e| Failure::output(&e))?;
+    Ok(Exit::Ok)
 }
 
 /// Verifies a chain and tells its head.
@@ -47,7 +77,7 @@ pub(super) fn whole(
     let (number, hash) = anchor(reach, chain)?;
     let mut at = Head { number, hash };
     let mut found = kept.is_none_or(|k| k == at);
-    let mut all = Ok(Verified { entries: 0, last: number, head: hex(&hash) });
+    let mut all = Ok(Verified { entries: 0, last: number, head: hex::encode(&hash) });
     pages(reach, chain, 1, |page| {
         if let Ok(sum) = &mut all {
             match links(at, page, None) {
@@ -122,13 +152,5 @@ fn entry(value: &Value) -> Option<ChainEntry> {
 }
 
 fn link(value: &Value) -> Option<(u64, [u8; 32])> {
-    Some((value.get("number")?.as_u64()?, hash(value.get("hash")?.as_str()?)?))
-}
-
-fn hash(hex: &str) -> Option<[u8; 32]> {
-    let mut hash = [0; 32];
-    for (n, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(hex.get(n * 2..n * 2 + 2)?, 16).ok()?;
-    }
-    Some(hash).filter(|_| hex.len() == 64)
+    Some((value.get("number")?.as_u64()?, hex::decode(value.get("hash")?.as_str()?)?))
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -80,12 +81,24 @@ fn start_failure(error: &StartError) -> Failure {
     Failure::new(code, assemble::chain(error)).hint(hint)
 }
 
+fn broken(error: io::Error) -> Failure {
+    Failure::new(Exit::Software, format!("cannot start the runtime: {error}"))
+}
+
+/// A runtime on all cores, for a whole run.
+pub(super) fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_multi_thread().enable_all().build().map_err(broken)
+}
+
+/// A runtime on this thread, for a question or two.
+pub(super) fn small_runtime() -> Result<Runtime, Failure> {
+    Builder::new_current_thread().enable_all().build().map_err(broken)
+}
+
 /// Runs the parts to their end. With the configuration's path, it can be read again meanwhile.
 pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends) -> Result<Ran, Failure> {
     let drain = checked.drain();
-    let broken = |e: io::Error| Failure::new(Exit::Software, format!("cannot start the runtime: {e}"));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(broken)?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let signals = Signals::new().map_err(broken)?;
         let data_on_stdout = checked.uses_stdout();
         let (sources, sinks) = (checked.sources().len(), checked.sinks().len());
@@ -130,9 +143,7 @@ pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends
 /// Runs parts that were put together elsewhere until all is delivered, or nothing could be for
 /// `patience`. A signal stops it, and gives the sinks `drain` more.
 pub(super) fn carry(parts: Parts, drain: Duration, patience: Duration) -> Result<Summary, Failure> {
-    let broken = |e: io::Error| Failure::new(Exit::Software, format!("cannot start the runtime: {e}"));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(broken)?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let signals = Signals::new().map_err(broken)?;
         let running = Pipeline::start(parts).await.map_err(|e| start_failure(&e))?;
         let (handle, ends) = (running.handle(), Ends::WithInput(patience));

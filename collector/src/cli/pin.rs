@@ -136,10 +136,7 @@ fn http_of(section: &SinkSection) -> Result<HttpConfig, Failure> {
 }
 
 fn look(address: &str, http: &HttpConfig) -> Result<Result<Shown, ProbeError>, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(Exit::Software, format!("cannot start the runtime: {e}")))?;
+    let runtime = daemon::small_runtime()?;
     Ok(runtime.block_on(probe(address, http, &HttpContext::default())))
 }
 

@@ -56,10 +56,7 @@ pub(super) fn run(args: &Args) -> Done {
     let config = args.of.config()?;
     let ring = state::ring(&config)?;
     let rule = &args.matching;
-    let found = purge::search(&*ring, rule).map_err(|e| {
-        Failure::new(Exit::Io, assemble::chain(&e))
-            .hint("check the ring's disk; was it written by a newer version?")
-    })?;
+    let found = purge::search(&*ring, rule).map_err(|e| state::ring_failed(&e))?;
     let who = state::who();
     let audit = |what| {
         if args.dry_run { Ok(()) } else { Record::new(now_ns(), &who.0, what).append(&*ring).map(|_| ()) }
@@ -136,10 +133,7 @@ fn look(
         })?;
         holdings.insert(sink.name.clone(), made);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(Exit::Software, format!("cannot start the runtime: {e}")))?;
+    let runtime = super::daemon::small_runtime()?;
     let (mut all, mut gone) = (Vec::new(), Vec::new());
     let seen = runtime.block_on(purge::look(&**ring, rule, &found.places, &holdings, delete, |d| {
         if d.place == Place::Deleted {

@@ -1,7 +1,6 @@
 //! `receipts`: what was delivered, listed, verified, compared with what is there, exported.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,12 +8,11 @@ use clap::Subcommand;
 use serde_json::json;
 use tidegate_proto::ids::SinkId;
 use tidegate_ring::Chain;
-use tidegate_sinks::held::{ListError, Listing};
+use tidegate_sinks::holdings::{ListError, Listing};
 use tidegate_sinks::http::HttpContext;
 
-use super::chain::{head, pages, verify};
+use super::chain::{head, list, pages, verify};
 use super::exit::{Done, Exit, Failure};
-use super::out;
 use super::state::{self, Of, Reach};
 use crate::assemble;
 use crate::audit::{Head, Record, What};
@@ -81,33 +79,16 @@ credentials need the right to list the container.")]
 
 pub(super) fn run(args: &Args) -> Done {
     match &args.command {
-        Command::List { from, sink, of } => list(*from, sink.as_deref(), of),
+        Command::List { from, sink, of } => {
+            let of_sink = |e: &Entry| {
+                sink.as_ref().is_none_or(|name| e.receipt.as_ref().is_some_and(|r| r.sink == *name))
+            };
+            list(Chain::Receipts, *from, of, |entry| Some(Entry::from(entry)).filter(of_sink))
+        }
         Command::Verify { head, of } => verify(Chain::Receipts, *head, of),
         Command::Reconcile { sink, all, read, of } => reconcile(sink, *all, *read, of),
         Command::Export { folder, of } => export(folder, of),
     }
-}
-
-fn list(from: u64, sink: Option<&str>, of: &Of) -> Done {
-    let reach = state::reach(&of.config()?)?;
-    let mut out = out::stdout();
-    pages(&reach, Chain::Receipts, from, |page| {
-        for entry in page.iter().map(Entry::from) {
-            let of_sink = |name: &str| entry.receipt.as_ref().is_some_and(|r| r.sink == name);
-            if !sink.is_none_or(of_sink) {
-                continue;
-            }
-            let line = if of.json {
-                serde_json::to_string(&entry).map_err(|e| Failure::new(Exit::Software, e.to_string()))?
-            } else {
-                entry.to_string()
-            };
-            writeln!(out, "{line}").map_err(|e| Failure::output(&e))?;
-        }
-        Ok(())
-    })?;
-    out.flush().map_err(|e| Failure::output(&e))?;
-    Ok(Exit::Ok)
 }
 
 fn section<'c>(config: &'c Config, name: &str) -> Result<&'c SinkSection, Failure> {
@@ -121,8 +102,17 @@ fn section<'c>(config: &'c Config, name: &str) -> Result<&'c SinkSection, Failur
 fn reconcile(sink: &str, all: bool, read: bool, of: &Of) -> Done {
     let config = of.config()?;
     let section = section(&config, sink)?;
-    let ring = state::ring(&config)?;
     let id = SinkId::new(sink);
+    let made = section.config.holdings(&id, &HttpContext::default()).map_err(|e| {
+        Failure::new(Exit::Config, format!("sink \"{sink}\": {}", assemble::chain(&e)))
+            .hint("mend the sink's settings")
+    })?;
+    let Some(holdings) = made else {
+        let kind = section.config.kind();
+        let text = format!("cannot list sink \"{sink}\": one of type \"{kind}\" cannot be listed");
+        return Err(Failure::new(Exit::Usage, text).hint("choose a sink of type directory or blob"));
+    };
+    let ring = state::ring(&config)?;
     let anchor = ring.chain_anchor(Chain::Receipts).map_err(|e| state::ring_failed(&e))?;
     let cursor = ring.status().cursors.remove(&id).unwrap_or_default();
     let mut both = Reconciler::new(&cursor, anchor.0 > 0);
@@ -133,13 +123,9 @@ fn reconcile(sink: &str, all: bool, read: bool, of: &Of) -> Done {
     })?;
     let of_host = (!all).then(|| (config.host.name.clone(), config.host.stream.clone()));
     let listing = Listing { of: of_host, read };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(Exit::Software, format!("cannot start the runtime: {e}")))?;
-    let http = HttpContext::default();
+    let runtime = super::daemon::small_runtime()?;
     runtime
-        .block_on(section.config.list(&id, &http, &listing, &mut |held| both.held(&held)))
+        .block_on(holdings.list(&listing, &mut |held| both.held(&held)))
         .map_err(|e| list_failed(sink, &e))?;
     let report = both.finish();
     let mut value = serde_json::to_value(&report).map_err(|e| Failure::new(Exit::Software, e.to_string()))?;
@@ -154,8 +140,6 @@ fn reconcile(sink: &str, all: bool, read: bool, of: &Of) -> Done {
 fn list_failed(sink: &str, error: &ListError) -> Failure {
     use tidegate_sinks::DeliverError;
     let (code, hint) = match error {
-        ListError::Kind(_) => (Exit::Usage, "choose a sink of one of these types".to_owned()),
-        ListError::Build(_) => (Exit::Config, "mend the sink's settings".to_owned()),
         ListError::FarSide(DeliverError::Stop { advice, .. }) => {
             (Exit::Config, format!("{advice}; to list a container the right to list it is needed too"))
         }
@@ -171,7 +155,8 @@ fn export(folder: &Path, of: &Of) -> Done {
     let http = HttpContext::default();
     let base = |s: &SinkSection| {
         // a sink that cannot be made only leaves its paths long
-        s.config.base(&SinkId::new(&s.name), &http).ok().flatten().map(|base| (s.name.clone(), base))
+        let holdings = s.config.holdings(&SinkId::new(&s.name), &http).ok().flatten();
+        holdings.map(|h| (s.name.clone(), h.base()))
     };
     let bases: BTreeMap<String, String> = config.sinks.iter().filter_map(base).collect();
     let failed = |e: std::io::Error| {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde_json::json;
+use tidegate_sinks::secret::create_private;
 
 use super::exit::{Done, Exit, Failure};
 use super::state::{self, Of};
@@ -104,14 +105,7 @@ pub(super) fn run(args: &Args) -> Done {
 
 fn keygen(path: &Path) -> Result<String, Failure> {
     let (private, public) = sign::generate().map_err(|e| Failure::new(Exit::Software, e.to_string()))?;
-    let mut options = std::fs::File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600);
-    }
-    let written = options.open(path).and_then(|mut file| {
+    let written = create_private(path).and_then(|mut file| {
         file.write_all(private.as_bytes())?;
         file.sync_all()
     });

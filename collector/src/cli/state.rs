@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tidegate_ring::{Ring, RingError};
+use tidegate_ring::{Ring, RingError, SledRing};
 
 use super::exit::{Exit, Failure};
 use super::{daemon, out};
 use crate::api::client::{Client, ClientError};
 use crate::assemble::{self, AssembleError};
-
 use crate::config::{self, Config};
 use crate::control::{Control, Who};
 use crate::gate::Rules;
@@ -87,21 +86,33 @@ pub(super) fn ask(client: &Client, method: &str, path: &str, body: &Value) -> Re
 
 /// Opens the ring; a collector that runs has it alone.
 pub(super) fn ring(config: &Config) -> Result<Arc<dyn Ring>, Failure> {
-    let path = &config.ring.path;
-    if !path.is_dir() {
+    if !config.ring.path.is_dir() {
         // nothing is made only by looking
-        return Err(Failure::new(Exit::NoInput, format!("there is no ring at {}", path.display()))
-            .hint("start the collector once, or name its configuration with -c"));
+        return Err(nothing_there(config));
     }
-    let ring = assemble::open_ring(config).map_err(|e| match e {
-        AssembleError::InUse(path) => Failure::new(
-            Exit::TempFail,
-            format!("the collector is running and has its ring {} to itself", path.display()),
-        )
-        .hint("stop it (systemctl stop tidegate), run this again, start it; it goes on where it was"),
-        failure => daemon::assemble_failure(&failure),
-    })?;
-    Ok(Arc::new(ring))
+    assemble::open_ring(config).map(|ring| Arc::new(ring) as _).map_err(|e| refused(config, e))
+}
+
+/// Why the ring of a configuration does not open.
+pub(super) fn refused(config: &Config, error: AssembleError) -> Failure {
+    match error {
+        AssembleError::InUse(path) => {
+            let by = SledRing::holder(&path).map(|pid| format!(" by process {pid}")).unwrap_or_default();
+            Failure::new(Exit::TempFail, format!("the ring {} is in use{by}: the collector runs", path.display()))
+                .hint("stop it, run this again, start it: it goes on where it was. tidegate status asks it meanwhile")
+        }
+        AssembleError::Ring { source: RingError::Io { source, .. }, .. }
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            nothing_there(config)
+        }
+        other => daemon::assemble_failure(&other),
+    }
+}
+
+pub(super) fn nothing_there(config: &Config) -> Failure {
+    Failure::new(Exit::NoInput, format!("there is no ring at {}", config.ring.path.display()))
+        .hint("start the collector once, or name its configuration with -c")
 }
 
 pub(super) fn ring_failed(error: &RingError) -> Failure {
@@ -135,10 +146,7 @@ pub(super) fn change(
     ring: &Arc<dyn Ring>,
     set: impl AsyncFnOnce(&Control) -> Result<(), RingError>,
 ) -> Result<Value, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(Exit::Software, format!("cannot start the runtime: {e}")))?;
+    let runtime = daemon::small_runtime()?;
     let value = runtime.block_on(async {
         let control = begun(config, ring).await?;
         set(&control).await.map_err(|e| ring_failed(&e))?;

@@ -92,6 +92,9 @@ impl Ring for Flaky {
     fn purge(&self, rule: &dyn PurgeRule) -> Result<Purged, RingError> {
         self.inner.purge(rule)
     }
+    fn find(&self, rule: &dyn PurgeRule, each: &mut dyn FnMut(Seq, TelemetryLevel)) -> Result<(), RingError> {
+        self.inner.find(rule, each)
+    }
     fn chain_append(&self, chain: Chain, data: &[u8]) -> Result<ChainEntry, RingError> {
         self.inner.chain_append(chain, data)
     }

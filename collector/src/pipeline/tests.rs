@@ -137,6 +137,9 @@ impl Ring for NeverClosed {
     fn purge(&self, rule: &dyn PurgeRule) -> Result<Purged, RingError> {
         self.0.purge(rule)
     }
+    fn find(&self, rule: &dyn PurgeRule, each: &mut dyn FnMut(Seq, TelemetryLevel)) -> Result<(), RingError> {
+        self.0.find(rule, each)
+    }
     fn chain_append(&self, chain: Chain, data: &[u8]) -> Result<ChainEntry, RingError> {
         self.0.chain_append(chain, data)
     }

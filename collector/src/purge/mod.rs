@@ -21,10 +21,8 @@ pub use dead::{DeadPurged, dead_letters};
 pub use delivered::{Delivered, Found, Place, look};
 pub use expr::{Expr, ExprError};
 
-use tidegate_proto::batch::Batch;
 use tidegate_proto::ids::Seq;
-use tidegate_proto::wire::{BlockReader, SchemaInterner, WireError};
-use tidegate_ring::{PerLevel, PurgeRule, ReadLimit, Ring, RingError};
+use tidegate_ring::{PerLevel, PurgeRule, Ring, RingError};
 
 /// Places that are kept of what was found in the ring; more of them are only counted.
 const MAX_PLACES: usize = 100_000;
@@ -43,53 +41,19 @@ impl InRing {
     pub const MAX_PLACES: usize = MAX_PLACES;
 }
 
-/// Why the ring could not be searched.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SearchError {
-    /// The ring.
-    #[error(transparent)]
-    Ring(#[from] RingError),
-    /// A block that this version cannot read.
-    #[error("a stored block cannot be read")]
-    Unreadable(#[from] WireError),
-}
-
-/// Counts what a condition finds, without changing anything.
+/// Counts what a purge by a condition would remove, without changing anything.
 ///
 /// # Errors
 /// When the ring cannot be read.
-pub fn search(ring: &dyn Ring, rule: &dyn PurgeRule) -> Result<InRing, SearchError> {
-    let limit = ReadLimit { bytes: 4 << 20, events: 100_000 };
-    let mut after = ring.status().trimmed;
+pub fn search(ring: &dyn Ring, rule: &dyn PurgeRule) -> Result<InRing, RingError> {
     let mut found = InRing::default();
-    let mut batch = Batch::new();
-    loop {
-        let read = ring.read(after, limit)?;
-        if read.end <= after {
-            return Ok(found);
+    ring.find(rule, &mut |place, level| {
+        if let Some(count) = found.events.get_mut(usize::from(level as u8)) {
+            *count += 1;
         }
-        after = read.end;
-        for block in &read.blocks {
-            batch.clear();
-            let mut known = SchemaInterner::new();
-            BlockReader::new(&block.data, &mut known)?.read_into(&mut batch)?;
-            for (n, event) in batch.iter().enumerate() {
-                if !rule.matches(event) {
-                    continue;
-                }
-                let level = event.head().telemetry_level.map_or(3, |l| usize::from(l as u8));
-                if let Some(count) = found.events.get_mut(level) {
-                    *count += 1;
-                }
-                let place = match &block.seqs {
-                    Some(seqs) => seqs.get(n).copied(),
-                    None => Some(Seq(block.range.first().0.saturating_add(n as u64))),
-                };
-                if found.places.len() < MAX_PLACES {
-                    found.places.extend(place);
-                }
-            }
+        if found.places.len() < MAX_PLACES {
+            found.places.push(place);
         }
-    }
+    })?;
+    Ok(found)
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::Serialize;
 use tidegate_proto::ids::SeqRange;
 use tidegate_ring::Cursor;
-use tidegate_sinks::held::Held;
+use tidegate_sinks::holdings::Held;
 use tidegate_sinks::layout;
 
 use super::Receipt;

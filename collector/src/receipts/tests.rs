@@ -9,7 +9,7 @@ use std::process::Command;
 use sha2::{Digest as _, Sha256};
 use tidegate_proto::ids::{Seq, SeqRange};
 use tidegate_ring::{ChainEntry, Cursor, chain_link};
-use tidegate_sinks::held::Held;
+use tidegate_sinks::holdings::Held;
 
 use super::{Entry, Export, Object, Receipt, Reconciler, Report};
 

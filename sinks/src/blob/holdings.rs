@@ -1,7 +1,7 @@
-//! Blobs that were delivered: read and deleted by their ETag.
+//! Blobs that were delivered: listed, read, and deleted by their ETag.
 
 use crate::blob::{BlobConfig, BlobError, BlobSink};
-use crate::holdings::{Deletion, Fetched, Holdings};
+use crate::holdings::{Deletion, Fetched, Held, Holdings, ListError, Listing};
 use crate::http::{HttpContext, Url, redact};
 use crate::units::Size;
 use crate::{BoxFuture, DeliverError};
@@ -60,6 +60,18 @@ impl BlobHoldings {
 }
 
 impl Holdings for BlobHoldings {
+    fn base(&self) -> String {
+        self.0.base()
+    }
+
+    fn list<'a>(
+        &'a self,
+        what: &'a Listing,
+        each: &'a mut (dyn FnMut(Held) + Send),
+    ) -> BoxFuture<'a, Result<(), ListError>> {
+        Box::pin(self.0.list(what, each))
+    }
+
     fn is_here(&self, destination: &str) -> bool {
         self.url(destination).is_some()
     }

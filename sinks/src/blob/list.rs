@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::BlobSink;
 use crate::DeliverError;
-use crate::held::{Held, ListError, Listing};
+use crate::holdings::{Held, ListError, Listing};
 use crate::http::{Body, Method, Request, redact};
 
 /// Blobs that one page has at most; a page stays within the reply's bound.
@@ -19,7 +19,7 @@ struct NoList(String, String);
 
 /// A blob that is longer than what is read of a reply.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} cannot be read whole; set http.reply_max above its size")]
+#[error("{0} is too large to be read")]
 struct NotWhole(String);
 
 /// What a page says.
@@ -102,7 +102,7 @@ impl BlobSink {
         format!("{}/", redact(self.api.target.container.as_str()))
     }
 
-    /// See [`SinkConfig::list`](crate::SinkConfig::list). Needs the right to list the container.
+    /// See [`Holdings::list`](crate::holdings::Holdings::list).
     pub(crate) async fn list(
         &self,
         what: &Listing,

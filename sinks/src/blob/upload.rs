@@ -1,8 +1,9 @@
 //! One blob: written, found, replaced or held.
 
+use tidegate_proto::hex;
+
 use super::BlobSink;
 use super::api::{Properties, Upload, When, Written};
-use crate::format::hex;
 use crate::http::redact;
 use crate::layout::Part;
 use crate::{DeliverError, Object, SinkBatch};
@@ -23,25 +24,14 @@ pub(super) enum InTheWay {
     Race(String),
 }
 
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (n, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok()?;
-    }
-    Some(bytes)
-}
-
 impl BlobSink {
     /// Writes one blob of a batch.
     pub(super) async fn upload(&self, batch: &SinkBatch, part: &Part) -> Result<Object, DeliverError> {
         let origin = batch.origin();
         let metadata = [
             (TAG, part.tag.clone()),
-            (CANONICAL, hex(&part.encoded.canonical)),
-            (SHA256, hex(&part.encoded.sha256)),
+            (CANONICAL, hex::encode(&part.encoded.canonical)),
+            (SHA256, hex::encode(&part.encoded.sha256)),
             (EVENTS, part.encoded.events.to_string()),
             ("x-ms-meta-tidegate_host", origin.host.clone()),
             ("x-ms-meta-tidegate_stream", origin.stream.clone()),
@@ -76,7 +66,7 @@ impl BlobSink {
             Written::Immutable => {
                 let held = there.reply.header(EVENTS).and_then(|v| v.parse::<u32>().ok()).unwrap_or(0);
                 if held >= part.encoded.events
-                    && let Some(sha256) = there.reply.header(SHA256).and_then(unhex)
+                    && let Some(sha256) = there.reply.header(SHA256).and_then(hex::decode)
                 {
                     let object = self.object(part, there.etag.clone(), true);
                     return Ok(Object { sha256, len: there.len, events: held, ..object });
@@ -102,7 +92,7 @@ impl BlobSink {
 
     /// The blob that is there, if it holds the same events.
     fn same(&self, part: &Part, there: &Properties) -> Option<Object> {
-        let digest = |name| there.reply.header(name).and_then(unhex);
+        let digest = |name| there.reply.header(name).and_then(hex::decode);
         let (canonical, sha256) = (digest(CANONICAL)?, digest(SHA256)?);
         let ours = part.encoded.bytes.len() as u64;
         // the same bytes have the same length, or the blob is not what its metadata says

@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
+use tidegate_proto::hex;
 
 use super::der;
 use crate::units::Span;
@@ -48,14 +49,8 @@ impl Pin {
     pub fn parse(text: &str) -> Option<Pin> {
         let text = text.trim();
         let text = text.strip_prefix("sha256/").or_else(|| text.strip_prefix("sha256//")).unwrap_or(text);
-        if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            let mut bytes = [0; 32];
-            for (n, byte) in bytes.iter_mut().enumerate() {
-                *byte = u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok()?;
-            }
-            return Some(Pin(bytes));
-        }
-        STANDARD.decode(text).ok()?.try_into().ok().map(Pin)
+        let bytes = hex::decode(text).or_else(|| STANDARD.decode(text).ok()?.try_into().ok());
+        bytes.map(Pin)
     }
 }
 

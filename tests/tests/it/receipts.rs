@@ -66,7 +66,7 @@ fn a_folder_is_reconciled_and_its_receipts_are_checked_without_us() {
     until("everything is delivered", || lines() == want);
     // a collector that runs is asked; what goes through the far side needs the ring for itself
     assert!(receipts(&config, &["list"]).code(0).stdout.contains("delivered 300 to"));
-    receipts(&config, &["reconcile", "out"]).code(75).says("the collector is running").says("stop it");
+    receipts(&config, &["reconcile", "out"]).code(75).says("the collector runs").says("stop it");
     assert_eq!(daemon.terminate(), Some(0));
 
     let list = receipts(&config, &["list", "--json", "--sink", "out"]).code(0).lines();

@@ -5,6 +5,7 @@
 //! segment files holds it), then `state`. The last two are not held while the disk is read for a caller.
 
 mod aside;
+mod find;
 pub(crate) mod frame;
 pub(crate) mod keeper;
 pub(crate) mod reader;

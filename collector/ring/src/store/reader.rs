@@ -33,7 +33,7 @@ pub(crate) fn is_missing_key(e: &io::Error) -> bool {
 }
 
 /// How often a read begins again because blocks moved under it.
-const ATTEMPTS: usize = 16;
+pub(super) const ATTEMPTS: usize = 16;
 
 impl Shared {
     /// The stored bytes of a block, unchecked.

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
-use tidegate_proto::level::LossReason;
+use tidegate_proto::level::{LossReason, TelemetryLevel};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::keeper::{self, Books, Keeper};
@@ -518,6 +518,10 @@ impl Ring for SledRing {
             }
         };
         purge.end(done)
+    }
+
+    fn find(&self, rule: &dyn PurgeRule, each: &mut dyn FnMut(Seq, TelemetryLevel)) -> Result<(), RingError> {
+        self.shared.find(rule, each)
     }
 
     fn chain_append(&self, chain: Chain, data: &[u8]) -> Result<ChainEntry, RingError> {

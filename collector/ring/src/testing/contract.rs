@@ -355,6 +355,25 @@ fn block_waits(make: MakeRing<'_>) {
     assert_eq!(closed_account(&*ring).sinks[&sink].delivered, [0, 0, 60, 0]);
 }
 
+/// Says of every block that it holds none, and of every event that it goes.
+struct NotHere;
+
+impl PurgeRule for NotHere {
+    fn may_match(&self, _: &PerLevel, _: (i64, i64)) -> bool {
+        false
+    }
+    fn matches(&self, _: EventRef<'_>) -> bool {
+        true
+    }
+}
+
+/// What a purge would remove.
+fn find(ring: &dyn Ring, rule: &dyn PurgeRule) -> Vec<(Seq, TelemetryLevel)> {
+    let mut found = Vec::new();
+    ring.find(rule, &mut |place, level| found.push((place, level))).expect("found");
+    found
+}
+
 fn a_purge_removes(make: MakeRing<'_>) {
     let ring = make(options());
     let (sink, fast) = (SinkId::new("s"), SinkId::new("fast"));
@@ -366,8 +385,12 @@ fn a_purge_removes(make: MakeRing<'_>) {
     ring.settle(&fast, range(1, 2), &delivered([0, 0, 1, 1])).expect("settled");
     ring.plan(&sink, range(1, 3)).expect("planned");
     let losses = ring.losses();
+    let (found, account) = (find(&*ring, &Above(TelemetryLevel::Enhanced)), ring.account());
+    assert_eq!(found, [2, 4, 5, 6].map(|n| (Seq(n), TelemetryLevel::Full)));
     let purged = ring.purge(&Above(TelemetryLevel::Enhanced)).expect("purged");
     assert_eq!((purged.events, purged.blocks), ([0, 0, 0, 4], 2));
+    assert_ne!(ring.account(), account, "finding them changed nothing, removing them did");
+    assert_eq!(find(&*ring, &Above(TelemetryLevel::Enhanced)), []);
     assert_eq!(ring.watch().borrow().purges, 1);
     assert!(ring.losses() > losses, "who had read them is told");
     let read = read_all(&*ring, 0);
@@ -386,6 +409,9 @@ fn a_purge_removes(make: MakeRing<'_>) {
     assert_eq!(again.events, [0, 0, 1, 0]);
     let none = ring.purge(&TextRule(|_: &str| false)).expect("purged");
     assert_eq!((none.blocks, ring.watch().borrow().purges), (0, 2));
+    // what a block holds for sure not is looked for in neither
+    assert_eq!(find(&*ring, &NotHere), []);
+    assert_eq!(ring.purge(&NotHere).expect("purged").blocks, 0);
     closed_account(&*ring);
 }
 

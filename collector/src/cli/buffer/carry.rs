@@ -93,14 +93,9 @@ pub(super) fn failed(what: &Path, error: &BundleError) -> Failure {
     Failure::new(code, text).hint(hint)
 }
 
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let made = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    made.map_err(|e| Failure::new(Exit::Software, format!("cannot start the runtime: {e}")))
-}
-
 /// Carries through what the ceilings say now; refuses when nothing may leave.
 fn permit(config: &Config, ring: &Arc<dyn Ring>) -> Result<(), Failure> {
-    if runtime()?.block_on(state::begun(config, ring))?.now().enabled {
+    if super::super::daemon::small_runtime()?.block_on(state::begun(config, ring))?.now().enabled {
         return Ok(());
     }
     Err(Failure::new(Exit::TempFail, "telemetry is disabled: nothing may leave this host")

@@ -12,11 +12,11 @@ mod status;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 use tidegate_proto::level::TelemetryLevel;
-use tidegate_ring::{PerLevel, RingError, SledRing};
+use tidegate_ring::{PerLevel, SledRing};
 
 use super::exit::{Done, Exit, Failure};
 use super::state::{self, Of};
-use crate::assemble::{self, AssembleError};
+use crate::assemble;
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
@@ -79,38 +79,17 @@ pub(super) fn run(args: &Args, logs: &super::logs::Options) -> Done {
     }
 }
 
-fn refused(config: &Config, error: AssembleError) -> Failure {
-    match error {
-        AssembleError::InUse(path) => {
-            let by = SledRing::holder(&path).map(|pid| format!(" by process {pid}")).unwrap_or_default();
-            Failure::new(Exit::TempFail, format!("the ring {} is in use{by}: the collector runs", path.display()))
-                .hint("stop it, run this again, start it: it goes on where it was. tidegate status asks it meanwhile")
-        }
-        AssembleError::Ring { source: RingError::Io { source, .. }, .. }
-            if source.kind() == std::io::ErrorKind::NotFound =>
-        {
-            nothing_there(config)
-        }
-        other => super::daemon::assemble_failure(&other),
-    }
-}
-
-fn nothing_there(config: &Config) -> Failure {
-    Failure::new(Exit::NoInput, format!("there is no ring at {}", config.ring.path.display()))
-        .hint("start the collector once, or name its configuration with -c")
-}
-
 /// The ring, to look at only.
 fn look(config: &Config) -> Result<SledRing, Failure> {
-    assemble::look_at_ring(config).map_err(|e| refused(config, e))
+    assemble::look_at_ring(config).map_err(|e| state::refused(config, e))
 }
 
 /// The ring, to work with.
 fn open(config: &Config) -> Result<SledRing, Failure> {
     if !config.ring.path.join("segments").is_dir() {
-        return Err(nothing_there(config));
+        return Err(state::nothing_there(config));
     }
-    assemble::open_ring(config).map_err(|e| refused(config, e))
+    assemble::open_ring(config).map_err(|e| state::refused(config, e))
 }
 
 fn sum(levels: &PerLevel) -> u64 {

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU32;
 
 use super::*;
-use crate::held::Listing;
+use crate::holdings::Listing;
 use crate::http::{Method, Request};
 use crate::testing::{Mishap, UnreliableSink};
 

@@ -260,7 +260,14 @@ impl World {
     fn purge(&mut self) {
         self.sync();
         let rule = Above(TelemetryLevel::Enhanced);
+        let mut found = [0; 4];
+        let looked = self.ring().find(&rule, &mut |_, level| found[usize::from(level as u8)] += 1);
         let done = self.ring().purge(&rule);
+        if let (Ok(()), Ok(done)) = (looked, &done) {
+            // what was evicted in between was found only
+            let same = found.iter().zip(&done.events).all(|(f, d)| f == d || self.lets_go() && f > d);
+            assert!(same, "found {found:?}, and {:?} was purged", done.events);
+        }
         // what a purge that failed did until then stays done
         for (place, (_, level)) in &self.events {
             if *level == 3 {

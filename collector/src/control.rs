@@ -14,7 +14,7 @@ use tidegate_proto::batch::EventRef;
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_proto::wire::{Changes, Unchanged};
 use tidegate_ring::{PerLevel, PurgeRule, Purged, Ring, RingError, UNSURE};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{RwLock, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -38,6 +38,10 @@ const CATALOGUES: &str = "telemetry.catalogues";
 const OFF: &str = "telemetry.off";
 /// Times of disabled telemetry that are kept; the oldest goes first.
 const QUIET_MOST: usize = 64;
+/// How long what was read may take into the ring before a purge: with a full ring it can take for ever.
+const FLUSH: Duration = Duration::from_secs(10);
+/// How long deliveries under way may take to end before a purge.
+const REST: Duration = Duration::from_secs(300);
 
 /// What watchers see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,8 +138,22 @@ pub struct Control {
     quiet: Mutex<Quiet>,
     /// By which fields are purged; none before it is told.
     filters: OnceLock<watch::Receiver<Arc<Filters>>>,
+    /// Held by deliveries under way.
+    sending: Arc<RwLock<()>>,
     /// One change at a time, from its beginning to its audit entry.
     changing: tokio::sync::Mutex<()>,
+}
+
+/// Why the ring could not be worked on while the collector runs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestError {
+    /// A delivery does not end.
+    #[error("deliveries under way have not ended within {} s", REST.as_secs())]
+    Busy,
+    /// The work broke down.
+    #[error("it ended early: {0}")]
+    Broken(String),
 }
 
 impl Control {
@@ -174,6 +192,7 @@ impl Control {
             intake,
             quiet: Mutex::new(quiet),
             filters: OnceLock::new(),
+            sending: Arc::default(),
             changing: tokio::sync::Mutex::new(()),
         };
         Ok((control, commands))
@@ -416,6 +435,38 @@ impl Control {
         let rule = AboveLevel::new(level, filters.as_deref());
         let purge = tokio::task::spawn_blocking(move || ring.purge(&rule));
         purge.await.unwrap_or_else(|e| Err(RingError::Book(format!("the purge ended early: {e}"))))
+    }
+
+    /// What a delivery holds while it is under way.
+    #[must_use]
+    pub fn sending(&self) -> Arc<RwLock<()>> {
+        Arc::clone(&self.sending)
+    }
+
+    /// Works on the ring while no delivery is under way: those that are end first, others wait. What was read
+    /// is put into the ring before, as far as it has room; the answer tells whether that was all.
+    ///
+    /// # Errors
+    /// See [`RestError`]; with [`RestError::Busy`] nothing was done.
+    pub async fn at_rest<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Ring) -> T + Send + 'static,
+    ) -> Result<(T, bool), RestError> {
+        let all = tokio::time::timeout(FLUSH, self.flush()).await.is_ok();
+        let _rest = tokio::time::timeout(REST, self.sending.write()).await.map_err(|_| RestError::Busy)?;
+        let _one = self.changing.lock().await;
+        let ring = Arc::clone(&self.ring);
+        let done = tokio::task::spawn_blocking(move || work(&*ring)).await;
+        done.map(|done| (done, all)).map_err(|e| RestError::Broken(e.to_string()))
+    }
+
+    /// Waits until what was read so far is in the ring.
+    async fn flush(&self) {
+        let (done, answer) = oneshot::channel();
+        if self.intake.send(Command::Flush(done)).await.is_ok() {
+            // an intake that has ended has nothing left
+            let _ = answer.await;
+        }
     }
 
     /// Watches the policy file until it is told to stop.

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::ControlConfig;
 use crate::control::Who;
 use crate::pipeline::Handle;
+use crate::purge::{Places, PurgeError};
 use crate::reload::Reloader;
 
 pub use views::level as level_view;
@@ -102,6 +103,20 @@ impl From<RingError> for Refusal {
     }
 }
 
+impl From<PurgeError> for Refusal {
+    fn from(e: PurgeError) -> Refusal {
+        let (status, help) = match &e {
+            PurgeError::Rest(_) => (503, "tidegate status shows what the sinks do; try again"),
+            PurgeError::Sink { .. } => (422, "mend the sink's settings, and start the collector again"),
+            _ => (500, "what was purged from the ring stays purged; check the disk, and run it again"),
+        };
+        match e {
+            PurgeError::Ring(e @ RingError::Closed) => e.into(),
+            e => Refusal { status, error: crate::assemble::chain(&e), help },
+        }
+    }
+}
+
 /// What a handler gives back.
 pub type Answer = Result<Value, Refusal>;
 
@@ -157,16 +172,29 @@ pub struct Api {
     routes: Vec<Route>,
     config: ControlConfig,
     reloader: Option<Reloader>,
+    places: Places,
 }
 
 impl Api {
     /// Longest body of a request, in bytes.
     pub const MAX_BODY: usize = 64 << 10;
 
-    /// Answers for a run; without a reloader its configuration cannot be read again.
+    /// Answers for a run; without a reloader its configuration cannot be read again. `places` is where
+    /// a purge looks besides the ring.
     #[must_use]
-    pub fn new(handle: Handle, config: ControlConfig, reloader: Option<Reloader>) -> Arc<Api> {
-        Arc::new(Api { handle, routes: routes::all(), config, reloader })
+    pub fn new(
+        handle: Handle,
+        config: ControlConfig,
+        reloader: Option<Reloader>,
+        places: Places,
+    ) -> Arc<Api> {
+        Arc::new(Api { handle, routes: routes::all(), config, reloader, places })
+    }
+
+    /// Where a purge looks besides the ring.
+    #[must_use]
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Reads the configuration again.

@@ -8,6 +8,8 @@ use tidegate_proto::level::TelemetryLevel;
 use tidegate_ring::{Chain, ChainEntry, Ring, RingError};
 
 use super::{Answer, Api, Call, Refusal, Right, Route, views};
+use crate::gate::{DiffError, Differ};
+use crate::purge::{Asked, Expr};
 
 /// Every route; a module with routes of its own adds its list here.
 #[must_use]
@@ -18,7 +20,9 @@ pub fn all() -> Vec<Route> {
 /// Most entries of a chain in one answer.
 pub const PAGE: u64 = 1000;
 
-fn own() -> [Route; 13] {
+const PURGE: &str = "{\"match\": \"CONDITION\", \"delivered\": false, \"dry_run\": false}";
+
+fn own() -> [Route; 15] {
     use Right::{Change, Look};
     let route = |method, path, right, remote, about, run| Route { method, path, right, remote, about, run };
     [
@@ -27,6 +31,14 @@ fn own() -> [Route; 13] {
         route("GET", "/v1/level", Look, true, "the level in force and why", |api, _| {
             Box::pin(async move { Ok(level(&api)) })
         }),
+        route(
+            "GET",
+            "/v1/level/diff",
+            Look,
+            false,
+            "?a=LEVEL&b=LEVEL; by the events in the ring",
+            |api, call| Box::pin(level_diff(api, call)),
+        ),
         route("PUT", "/v1/level", Change, true, "{\"level\": 0 to 3, a name, or null}", |api, call| {
             Box::pin(set_level(api, call))
         }),
@@ -52,6 +64,7 @@ fn own() -> [Route; 13] {
         route("POST", "/v1/reload", Change, false, "read the configuration again", |api, call| {
             Box::pin(reload(api, call))
         }),
+        route("POST", "/v1/purge", Change, false, PURGE, |api, call| Box::pin(purge(api, call))),
         route("POST", "/v1/settings/refresh", Change, false, "ask for the remote settings now", |api, _| {
             Box::pin(async move {
                 api.handle().ask_for_settings();
@@ -134,6 +147,44 @@ async fn reload(api: Arc<Api>, call: Call) -> Answer {
             Err(Refusal { status: 422, error: e.to_string(), help: "the configuration in force stays" })
         }
     }
+}
+
+async fn level_diff(api: Arc<Api>, call: Call) -> Answer {
+    let read = |name: &str, without| match call.query.get(name) {
+        None => Ok(without),
+        Some(text) => text.parse().map_err(|e| Refusal::bad(format!("{name}: {e}"))),
+    };
+    let (a, b) = (read("a", api.handle().control().now().level)?, read("b", TelemetryLevel::Full)?);
+    let (ring, rules) = (Arc::clone(api.handle().ring()), api.handle().rules());
+    let looked = tokio::task::spawn_blocking(move || {
+        let mut differ = Differ::new(&rules, a, b);
+        differ.push_all(&*ring).map(|()| differ.finish())
+    });
+    let refuse = |error: String| Refusal { status: 500, error, help: "check the ring's disk" };
+    match looked.await {
+        Ok(Ok(diff)) => Ok(serde_json::to_value(diff).unwrap_or_default()),
+        Ok(Err(DiffError::Ring(e))) => Err(e.into()),
+        Ok(Err(e)) => Err(refuse(crate::assemble::chain(&e))),
+        Err(e) => Err(refuse(e.to_string())),
+    }
+}
+
+async fn purge(api: Arc<Api>, call: Call) -> Answer {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        r#match: String,
+        #[serde(default)]
+        delivered: bool,
+        #[serde(default)]
+        dry_run: bool,
+    }
+    let Body { r#match, delivered, dry_run } = call.json()?;
+    let rule = Expr::parse(&r#match).map_err(|e| Refusal::bad(format!("match: {e}")))?;
+    let asked = Asked { rule, delivered, dry_run };
+    let (ring, control) = (Arc::clone(api.handle().ring()), api.handle().control());
+    let report = crate::purge::purge(ring, Some(control), asked, api.places().clone(), call.who).await?;
+    Ok(serde_json::to_value(report).unwrap_or_default())
 }
 
 async fn buffer(api: Arc<Api>) -> Answer {

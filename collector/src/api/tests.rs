@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tidegate_proto::level::TelemetryLevel;
+use tidegate_proto::level::{LossReason, TelemetryLevel};
 use tidegate_ring::{Chain, MemoryRing, Ring, RingOptions};
 use tidegate_sinks::Sink;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
-use crate::pipeline::{Parts, Pipeline, PipelineOptions, Running, SinkPart};
-use crate::testing::{Counting, Fake, rules};
+use crate::pipeline::{Parts, Pipeline, PipelineOptions, Running, SinkPart, Until};
+use crate::purge::Places;
+use crate::testing::{Answer, Counting, Fake, retry, rules};
 
 async fn collector() -> (Running, Arc<Api>, Arc<dyn Ring>) {
     let ring = MemoryRing::shared(RingOptions::default());
@@ -26,7 +27,7 @@ async fn collector() -> (Running, Arc<Api>, Arc<dyn Ring>) {
     .await
     .unwrap();
     let config = ControlConfig { listen: true, socket: "unused".into(), group: None, remote: None };
-    let api = Api::new(running.handle(), config, None);
+    let api = Api::new(running.handle(), config, None, Places::default());
     (running, api, ring)
 }
 
@@ -136,6 +137,73 @@ async fn status_has_level_account_ring_and_alarms() {
     assert_eq!(status["alarms"], json!(["look here"]));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_purge_while_it_runs_waits_for_what_is_on_the_wire_and_counts_each_event_once() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+    let ring = MemoryRing::shared(RingOptions::default());
+    let mut slow = Fake::bare("slow", |_, _| Answer::TakeAfter(Duration::from_secs(5)));
+    slow.limits.events = 20;
+    let slow = Arc::new(slow);
+    let back = Arc::new(AtomicBool::new(false));
+    let is_back = Arc::clone(&back);
+    let away = Fake::new("away", move |_, _| match is_back.load(Ordering::Relaxed) {
+        true => Answer::Take,
+        false => Answer::Fail(retry()),
+    });
+    let part =
+        |sink: &Arc<Fake>| SinkPart { sink: Arc::clone(sink) as Arc<dyn Sink>, options: Default::default() };
+    let running = Pipeline::start(Parts {
+        ring: Arc::clone(&ring),
+        rules: rules(),
+        sources: vec![Box::new(Counting { levels: vec![1, 2], ..Counting::new(0, 400) })],
+        sinks: vec![part(&slow), part(&away)],
+        options: PipelineOptions { until: Until::Stopped, ..PipelineOptions::default() },
+    })
+    .await
+    .unwrap();
+    let config = ControlConfig { listen: true, socket: "unused".into(), group: None, remote: None };
+    let api = Api::new(running.handle(), config, None, Places::default());
+    let admin = caller(Right::Change, false);
+    while running.progress().stored < 400 || slow.seen.lock().unwrap().attempts == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let asked = |dry_run: bool| json!({ "match": "level = basic", "dry_run": dry_run });
+    for (body, says) in [(json!({}), "match"), (json!({ "match": "level = 9" }), "character 9")] {
+        let (status, answer) = ask(&api, &admin, "POST", "/v1/purge", body).await;
+        assert!(status == 400 && answer["error"].as_str().unwrap().contains(says), "{answer}");
+    }
+    let (status, shown) = ask(&api, &admin, "POST", "/v1/purge", asked(true)).await;
+    assert_eq!((status, &shown["ring"]), (200, &json!([0, 200, 0, 0])), "{shown}");
+    assert_eq!(slow.numbers(), [0; 0], "only looking waits for no delivery");
+
+    let (status, done) = ask(&api, &admin, "POST", "/v1/purge", asked(false)).await;
+    assert_eq!((status, &done["ring"], &done["waiting"]), (200, &json!([0, 200, 0, 0]), &json!(false)));
+    let account = ring.account();
+    account.check().unwrap();
+    let of = |sink: &Fake| account.sinks[sink.id()].clone();
+    let sum = |levels: &[u64; 4]| levels.iter().sum::<u64>();
+    // what was on the wire was delivered, and counts as that; only the rest is lost for this sink
+    let taken = slow.numbers().len() as u64;
+    assert!(taken > 0);
+    assert_eq!(sum(&of(&slow).delivered), taken);
+    assert_eq!(of(&slow).lost[&LossReason::Purged], [0, 200 - of(&slow).delivered[1], 0, 0]);
+    assert_eq!(of(&away).lost[&LossReason::Purged], [0, 200, 0, 0]);
+    let log = ring.chain_read(Chain::Audit, 1, 100).unwrap();
+    let log: Vec<Value> = log.iter().map(|e| serde_json::from_slice(&e.data).unwrap()).collect();
+    let by: Vec<&Value> = log.iter().filter(|e| e["who"] == "tester").map(|e| &e["what"]).collect();
+    assert_eq!(by, ["purge_asked", "purge"], "{log:?}");
+    // nobody gets a purged event from then on
+    back.store(true, Ordering::Relaxed);
+    running.stop(Duration::from_secs(600)).await.unwrap();
+    let account = ring.account();
+    account.check().unwrap();
+    assert_eq!(account.sinks[away.id()].delivered, [0, 0, 200, 0]);
+    assert_eq!(away.seen.lock().unwrap().levels, [Some(2)].into());
+    assert_eq!(account.sinks[slow.id()].delivered[2], 200);
+    assert_eq!(slow.numbers().len() as u64, sum(&account.sinks[slow.id()].delivered));
+}
+
 /// Sends bytes to one connection and reads all that comes back.
 async fn raw(api: &Arc<Api>, bytes: &[u8]) -> String {
     let (mut here, there) = tokio::io::duplex(1 << 20);
@@ -185,7 +253,7 @@ mod socket {
     ) -> (Running, CancellationToken, tokio::task::JoinHandle<std::io::Result<()>>) {
         let (running, api, _ring) = collector().await;
         let config = ControlConfig { listen: true, socket: socket.to_owned(), group: None, remote: None };
-        let api = Api::new(api.handle().clone(), config, None);
+        let api = Api::new(api.handle().clone(), config, None, Places::default());
         let stop = CancellationToken::new();
         let task = tokio::spawn(listen(api, stop.clone()));
         (running, stop, task)

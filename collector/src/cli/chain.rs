@@ -106,18 +106,13 @@ fn asked(client: &Client, chain: Chain, from: u64, most: usize) -> Result<Value,
     state::ask(client, "GET", &format!("/v1/{name}?from={from}&most={most}"), &Value::Null)
 }
 
-fn unreadable() -> Failure {
-    Failure::new(Exit::Software, "the collector's answer cannot be read")
-        .hint("use the program of the version that runs")
-}
-
 /// Number and hash of the last entry that was let go, zero where none was.
 fn anchor(reach: &Reach, chain: Chain) -> Result<(u64, [u8; 32]), Failure> {
     match reach {
         Reach::Stopped(ring) => ring.chain_anchor(chain).map_err(|e| state::ring_failed(&e)),
         Reach::Running(client) => {
             let value = asked(client, chain, 1, 1)?;
-            value.get("anchor").and_then(link).ok_or_else(unreadable)
+            value.get("anchor").and_then(link).ok_or_else(state::unreadable)
         }
     }
 }
@@ -136,7 +131,12 @@ pub(super) fn pages(
             Reach::Running(client) => {
                 let value = asked(client, chain, next, PAGE)?;
                 let entries = value.get("entries").and_then(Value::as_array);
-                entries.into_iter().flatten().map(entry).collect::<Option<_>>().ok_or_else(unreadable)?
+                entries
+                    .into_iter()
+                    .flatten()
+                    .map(entry)
+                    .collect::<Option<_>>()
+                    .ok_or_else(state::unreadable)?
             }
         };
         let Some(last) = page.last() else { return Ok(()) };

@@ -20,6 +20,7 @@ use crate::config::{ConfigError, RemoteControl};
 use crate::control::Who;
 use crate::dispatch::DispatchError;
 use crate::pipeline::{Failed, Handle, Parts, Pipeline, Progress, StartError, Summary, Until};
+use crate::purge::Places;
 use crate::reload::Reloader;
 
 /// How a run is shown.
@@ -106,7 +107,7 @@ pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends
             Ends::WhenStopped => (Until::Stopped, true),
             Ends::WithInput(_) => (Until::Delivered, false),
         };
-        let control = checked.control().clone();
+        let (control, places) = (checked.control().clone(), Places::of(checked.config()));
         let again = path.map(|path| (path.to_owned(), checked.config().clone()));
         let parts = assemble::open(checked, until).map_err(|e| assemble_failure(&e))?;
         let running = Pipeline::start(parts).await.map_err(|e| start_failure(&e))?;
@@ -114,7 +115,7 @@ pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends
         let handle = running.handle();
         let closing = CancellationToken::new();
         let reloader = again.map(|(path, config)| Reloader::new(path, handle.clone(), &config));
-        let api = Api::new(handle.clone(), control.clone(), reloader);
+        let api = Api::new(handle.clone(), control.clone(), reloader, places);
         let mut listening = Vec::new();
         if serves && control.listen {
             listening.push(tokio::spawn(listen(Arc::clone(&api), closing.clone())));

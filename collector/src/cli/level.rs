@@ -4,24 +4,19 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
-use tidegate_proto::batch::Batch;
-use tidegate_proto::ids::Seq;
 use tidegate_proto::level::TelemetryLevel;
-use tidegate_proto::wire::{BlockReader, SchemaInterner};
-use tidegate_ring::{ReadLimit, Ring};
 
 use super::exit::{Done, Exit, Failure};
 use super::state::{self, Of, Reach};
 use super::telemetry;
 use crate::control::Control;
-use crate::gate::{Differ, EventKey, Rules};
+use crate::gate::{DiffError, Differ, EventKey, LevelDiff, Rules};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Levels are cumulative: 0 Security, 1 Basic, 2 Enhanced (the default), 3 Full. The lowest of policy, remote \
-settings, run-time switch and configuration is in force. show and set ask a collector that runs over its control \
-socket, else they work on its ring. diff reads the ring, which belongs to the collector while it runs: stop it \
-first. explain needs neither.")]
+settings, run-time switch and configuration is in force. show, set and diff ask a collector that runs over its control \
+socket, else they work on its ring. explain needs neither.")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -171,36 +166,23 @@ fn explain_one(args: &Explain) -> Done {
 
 fn diff(a: TelemetryLevel, b: TelemetryLevel, of: &Of) -> Done {
     let config = of.config()?;
-    let rules = state::rules(&config)?;
-    let ring = state::ring(&config)?;
-    let mut differ = Differ::new(&rules, a, b);
-    each_stored(&*ring, |batch| batch.iter().for_each(|e| differ.push(e)))?;
-    let found = differ.finish();
+    let found: LevelDiff = match state::reach(&config)? {
+        Reach::Running(client) => {
+            let told = state::ask(&client, "GET", &format!("/v1/level/diff?a={a}&b={b}"), &Value::Null)?;
+            serde_json::from_value(told).map_err(|_| state::unreadable())?
+        }
+        Reach::Stopped(ring) => {
+            let rules = state::rules(&config)?;
+            let mut differ = Differ::new(&rules, a, b);
+            differ.push_all(&*ring).map_err(|e| match e {
+                DiffError::Ring(e) => state::ring_failed(&e),
+                e => Failure::new(Exit::Data, crate::assemble::chain(&e))
+                    .hint("it was written by a newer version"),
+            })?;
+            differ.finish()
+        }
+    };
     let value = serde_json::to_value(&found).map_err(|e| Failure::new(Exit::Software, e.to_string()))?;
     state::print(of, &value, found.to_string().trim_end())?;
     Ok(Exit::Ok)
-}
-
-/// Reads all that is held, block by block.
-fn each_stored(ring: &dyn Ring, mut each: impl FnMut(&Batch)) -> Result<(), Failure> {
-    let limit = ReadLimit { bytes: 4 << 20, events: 100_000 };
-    let mut after = ring.status().trimmed.max(Seq::ZERO);
-    let mut batch = Batch::new();
-    loop {
-        let read = ring.read(after, limit).map_err(|e| state::ring_failed(&e))?;
-        if read.end <= after {
-            return Ok(());
-        }
-        after = read.end;
-        for block in &read.blocks {
-            let mut interner = SchemaInterner::new();
-            batch.clear();
-            let decoded = BlockReader::new(&block.data, &mut interner).and_then(|r| r.read_into(&mut batch));
-            decoded.map_err(|e| {
-                Failure::new(Exit::Data, format!("a stored block cannot be read: {e}"))
-                    .hint("it was written by a newer version")
-            })?;
-            each(&batch);
-        }
-    }
 }

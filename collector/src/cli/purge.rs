@@ -1,23 +1,16 @@
 //! `purge`: removes what slipped in, from ring, dead letters and, where asked to, far sides.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::sync::Arc;
+use std::fmt::{self, Write as _};
+use std::str::FromStr;
 
 use serde_json::json;
-use tidegate_proto::ids::SinkId;
 use tidegate_proto::level::TelemetryLevel;
-use tidegate_ring::{PerLevel, Ring, RingError};
-use tidegate_sinks::holdings::Holdings;
-use tidegate_sinks::http::HttpContext;
 
+use super::daemon;
 use super::exit::{Done, Exit, Failure};
-use super::state::{self, Of};
+use super::state::{self, Of, Reach};
 use crate::assemble;
-use crate::audit::{Record, What};
-use crate::clock::now_ns;
-use crate::config::Config;
-use crate::purge::{self, DeadPurged, Delivered, Expr, InRing, Place};
+use crate::purge::{self, Asked, DeadPurged, Expr, ExprError, Place, Places, PurgeError, Report};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -31,14 +24,16 @@ backslash is a backslash.
 Events go from the ring's files and from dead letters at once. With --delivered the objects that the receipts name \
 are read, and those that hold such events are deleted as a whole, if they are still what was delivered; deliveries \
 to far sides that cannot be read are listed for you to write to who runs them. Soft deletion at the far side keeps \
-blobs for as long as it is set to. Only the newest 4096 receipts are kept. The ring belongs to the collector while it \
-runs: stop it first.
+blobs for as long as it is set to. Only the newest 4096 receipts are kept.
+
+A collector that runs is asked over its control socket: its sinks finish what is under way and wait until ring and \
+dead letters are purged. What is read from then on is not touched; a rule in a catalogue keeps it out.
 
 Exit codes: 0 done, 75 something could not be read or deleted now; run it again.")]
 pub(super) struct Args {
     /// Which events.
     #[arg(short, long = "match", value_name = "CONDITION")]
-    matching: Expr,
+    matching: Condition,
     /// Look into what was delivered too, and ask for its deletion.
     #[arg(long)]
     delivered: bool,
@@ -49,122 +44,73 @@ pub(super) struct Args {
     of: Of,
 }
 
-/// Destinations in one audit entry.
-const PER_ENTRY: usize = 64;
+/// A condition as it was given, to be handed on, and as it was read.
+#[derive(Clone)]
+struct Condition {
+    given: String,
+    rule: Expr,
+}
+
+impl fmt::Debug for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // without what is looked for
+        write!(f, "{}", self.rule)
+    }
+}
+
+impl FromStr for Condition {
+    type Err = ExprError;
+    fn from_str(given: &str) -> Result<Condition, ExprError> {
+        Ok(Condition { rule: Expr::parse(given)?, given: given.to_owned() })
+    }
+}
 
 pub(super) fn run(args: &Args) -> Done {
     let config = args.of.config()?;
-    let ring = state::ring(&config)?;
-    let rule = &args.matching;
-    let found = purge::search(&*ring, rule).map_err(|e| state::ring_failed(&e))?;
-    let who = state::who();
-    let audit = |what| {
-        if args.dry_run { Ok(()) } else { Record::new(now_ns(), &who.0, what).append(&*ring).map(|_| ()) }
-    };
-    let matching = rule.to_string();
-    // whatever happens next, that it was asked for is known
-    audit(What::PurgeAsked { matching: matching.clone(), delivered: args.delivered })
-        .map_err(|e| state::ring_failed(&e))?;
-    let events = if args.dry_run {
-        found.events
-    } else {
-        ring.purge(rule).map_err(|e| state::ring_failed(&e))?.events
-    };
-    let dead = dead_letters(&config, rule, args.dry_run)?;
-    let dead_events = dead.values().map(|d| d.events + d.unreadable).sum();
-    audit(What::Purge { matching: matching.clone(), events, dead_letters: dead_events, blobs: Vec::new() })
-        .map_err(|e| state::ring_failed(&e))?;
-    let mut delivered = Vec::new();
-    let mut receipts = 0;
-    if args.delivered {
-        let blobs = |blobs| {
-            let matching = matching.clone();
-            audit(What::Purge { matching, events: [0; 4], dead_letters: 0, blobs })
-        };
-        (receipts, delivered) = look(&config, &ring, rule, &found, !args.dry_run, &blobs)?;
-    }
-    let exit = if delivered.iter().any(|d| d.place.again()) { Exit::TempFail } else { Exit::Ok };
-    let value = json!({
-        "matching": matching,
-        "dry_run": args.dry_run,
-        "ring": events,
-        "dead_letters": dead.iter().map(|(k, d)| (k.clone(), json!({
-            "events": d.events, "unreadable": d.unreadable, "kept": d.kept,
-        }))).collect::<serde_json::Map<_, _>>(),
-        "receipts": receipts,
-        "delivered": delivered,
-    });
-    state::print(&args.of, &value, text(args, &events, &dead, receipts, &delivered).trim_end())?;
-    ring.close().map_err(|e| state::ring_failed(&e))?;
-    Ok(exit)
-}
-
-fn dead_letters(
-    config: &Config,
-    rule: &Expr,
-    dry_run: bool,
-) -> Result<BTreeMap<String, DeadPurged>, Failure> {
-    let mut all = BTreeMap::new();
-    for sink in &config.sinks {
-        let path = assemble::dead_letters(&config.ring.path, sink);
-        let done = purge::dead_letters(&path, rule, dry_run).map_err(|e| {
-            Failure::new(Exit::Io, format!("cannot purge the dead letters {}: {e}", path.display()))
-                .hint("what was purged from the ring stays purged; run it again")
-        })?;
-        all.insert(sink.name.clone(), done);
-    }
-    Ok(all)
-}
-
-/// Looks into what was delivered: receipts looked at, and what was found.
-fn look(
-    config: &Config,
-    ring: &Arc<dyn Ring>,
-    rule: &Expr,
-    found: &InRing,
-    delete: bool,
-    audit: &dyn Fn(Vec<String>) -> Result<(), RingError>,
-) -> Result<(u64, Vec<Delivered>), Failure> {
-    let http = HttpContext::default();
-    let mut holdings: BTreeMap<String, Option<Arc<dyn Holdings>>> = BTreeMap::new();
-    for sink in &config.sinks {
-        let made = sink.config.holdings(&SinkId::new(&sink.name), &http).map_err(|e| {
-            Failure::new(Exit::Config, format!("sink \"{}\": {}", sink.name, assemble::chain(&e)))
-        })?;
-        holdings.insert(sink.name.clone(), made);
-    }
-    let runtime = super::daemon::small_runtime()?;
-    let (mut all, mut gone) = (Vec::new(), Vec::new());
-    let seen = runtime.block_on(purge::look(&**ring, rule, &found.places, &holdings, delete, |d| {
-        if d.place == Place::Deleted {
-            gone.push(d.destination.clone());
+    let (delivered, dry_run) = (args.delivered, args.dry_run);
+    let report: Report = match state::reach(&config)? {
+        Reach::Running(client) => {
+            let body = json!({ "match": args.matching.given, "delivered": delivered, "dry_run": dry_run });
+            let told = state::ask(&client, "POST", "/v1/purge", &body)?;
+            serde_json::from_value(told).map_err(|_| state::unreadable())?
         }
-        all.push(d);
-        if gone.len() >= PER_ENTRY { audit(std::mem::take(&mut gone)) } else { Ok(()) }
-    }));
-    // whatever ended it, what is deleted is told
-    let told = if gone.is_empty() { Ok(()) } else { audit(gone) };
-    seen.and_then(|n| told.map(|()| (n, all))).map_err(|e| state::ring_failed(&e))
+        Reach::Stopped(ring) => {
+            let asked = Asked { rule: args.matching.rule.clone(), delivered, dry_run };
+            let purge = purge::purge(ring.clone(), None, asked, Places::of(&config), state::who());
+            let report = daemon::small_runtime()?.block_on(purge).map_err(|e| failed(&e))?;
+            ring.close().map_err(|e| state::ring_failed(&e))?;
+            report
+        }
+    };
+    let value = serde_json::to_value(&report).map_err(|e| Failure::new(Exit::Software, e.to_string()))?;
+    state::print(&args.of, &value, text(args, &report).trim_end())?;
+    Ok(if report.again() { Exit::TempFail } else { Exit::Ok })
 }
 
-fn text(
-    args: &Args,
-    events: &PerLevel,
-    dead: &BTreeMap<String, DeadPurged>,
-    receipts: u64,
-    delivered: &[Delivered],
-) -> String {
+fn failed(error: &PurgeError) -> Failure {
+    let (code, hint) = match error {
+        PurgeError::Sink { .. } => (Exit::Config, "mend the sink's settings"),
+        PurgeError::Ring(_) => (Exit::Io, "check the ring's disk"),
+        _ => (Exit::Io, "what was purged from the ring stays purged; run it again"),
+    };
+    Failure::new(code, assemble::chain(error)).hint(hint)
+}
+
+fn text(args: &Args, report: &Report) -> String {
     let mut out = String::new();
     let gone = if args.dry_run { "would go" } else { "are gone" };
     let levels: Vec<String> = TelemetryLevel::ALL
         .iter()
-        .zip(events)
+        .zip(&report.ring)
         .filter(|(_, n)| **n > 0)
         .map(|(l, n)| format!("{l} {n}"))
         .collect();
     let of = if levels.is_empty() { String::new() } else { format!(" ({})", levels.join(", ")) };
-    let _ = writeln!(out, "ring: {} events{of} {gone}", events.iter().sum::<u64>());
-    for (sink, d) in dead.iter().filter(|(_, d)| **d != DeadPurged::default()) {
+    let _ = writeln!(out, "ring: {} events{of} {gone}", report.ring.iter().sum::<u64>());
+    if report.waiting {
+        let _ = writeln!(out, "not looked at: events that found no room in the ring yet");
+    }
+    for (sink, d) in report.dead_letters.iter().filter(|(_, d)| **d != DeadPurged::default()) {
         let _ = write!(out, "dead letters of {sink}: {} events {gone}, {} stay", d.events, d.kept);
         let _ = match d.unreadable {
             0 => writeln!(out),
@@ -174,11 +120,12 @@ fn text(
     if args.delivered {
         let _ = writeln!(
             out,
-            "delivered: {receipts} receipts, {} objects that hold such events or may",
-            delivered.len()
+            "delivered: {} receipts, {} objects that hold such events or may",
+            report.receipts,
+            report.delivered.len()
         );
     }
-    for d in delivered {
+    for d in &report.delivered {
         let what = match d.found {
             purge::Found::Events(n) => format!("{n} events"),
             purge::Found::Sure => "such events".to_owned(),

@@ -59,6 +59,9 @@ pub(super) fn asking_failed(error: &ClientError) -> Failure {
         ClientError::Refused { status: 400..500, error, help } => {
             Failure::new(Exit::Usage, error.clone()).hint(help.clone())
         }
+        ClientError::Refused { status: 503, error, help } => {
+            Failure::new(Exit::TempFail, error.clone()).hint(help.clone())
+        }
         ClientError::Refused { error, help, .. } => Failure::new(Exit::Io, error.clone()).hint(help.clone()),
         ClientError::Broken { .. } => {
             Failure::new(Exit::TempFail, error.to_string()).hint("look at the collector's log, and try again")
@@ -82,6 +85,12 @@ pub(super) fn reach(config: &Config) -> Result<Reach, Failure> {
 /// Asks a collector that runs.
 pub(super) fn ask(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value, Failure> {
     client.ask(method, path, body).map_err(|e| asking_failed(&e))
+}
+
+/// A collector of another version, perhaps.
+pub(super) fn unreadable() -> Failure {
+    Failure::new(Exit::Software, "the collector's answer cannot be read")
+        .hint("use the program of the version that runs")
 }
 
 /// Opens the ring; a collector that runs has it alone.

@@ -1,7 +1,7 @@
 //! Dead letters: events that the far side refuses for good, kept in a file of their own with the
 //! reason, one JSON object a line, in the form that the `jsonl` source reads back.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,6 @@ use tidegate_sinks::{Rejected, SinkBatch};
 #[derive(Debug)]
 pub struct DeadLetters {
     path: PathBuf,
-    open: Option<(File, u64)>,
     max_bytes: u64,
 }
 
@@ -24,7 +23,7 @@ impl DeadLetters {
     /// Nothing is opened yet.
     #[must_use]
     pub fn new(path: PathBuf) -> DeadLetters {
-        DeadLetters { path, open: None, max_bytes: Self::MAX_BYTES }
+        DeadLetters { path, max_bytes: Self::MAX_BYTES }
     }
 
     /// Another bound.
@@ -45,7 +44,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When the file cannot be written; some of the events may be in it.
-    pub fn write(&mut self, batch: &SinkBatch, rejected: &[Rejected], now_ns: i64) -> io::Result<()> {
+    pub fn write(&self, batch: &SinkBatch, rejected: &[Rejected], now_ns: i64) -> io::Result<()> {
         let mut out = Vec::new();
         let mut wanted = rejected.iter().peekable();
         for (seq, event) in batch.iter() {
@@ -65,42 +64,31 @@ impl DeadLetters {
         if out.is_empty() {
             return Ok(());
         }
-        let written = self.append(&out);
-        if written.is_err() {
-            // whatever is wrong with it, the next attempt begins anew
-            self.open = None;
-        }
-        written
+        self.append(&out)
     }
 
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        let len = lines.len() as u64;
-        if self.open.as_ref().is_some_and(|(_, at)| *at > 0 && at + len > self.max_bytes) {
-            self.open = None;
+    fn append(&self, lines: &[u8]) -> io::Result<()> {
+        // opened each time, so that a purge may put another file in its place
+        let at = match fs::metadata(&self.path) {
+            Ok(file) => file.len(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(e),
+        };
+        if at > 0 && at + lines.len() as u64 > self.max_bytes {
             let mut old = self.path.clone().into_os_string();
             old.push(".old");
-            std::fs::rename(&self.path, old)?;
+            fs::rename(&self.path, old)?;
         }
-        if self.open.is_none() {
-            if let Some(dir) = self.path.parent() {
-                std::fs::create_dir_all(dir)?;
-            }
-            let mut options = OpenOptions::new();
-            options.create(true).append(true);
-            // events may hold what not everyone may read
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let file = options.open(&self.path)?;
-            let at = file.metadata()?.len();
-            self.open = Some((file, at));
-            if at > 0 && at + len > self.max_bytes {
-                return self.append(lines);
-            }
+        if let Some(dir) = self.path.parent() {
+            fs::create_dir_all(dir)?;
         }
-        let Some((file, at)) = &mut self.open else { return Ok(()) };
+        let mut options = OpenOptions::new();
+        options.create(true).append(true);
+        // events may hold what not everyone may read
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&self.path)?;
         file.write_all(lines)?;
-        file.sync_data()?;
-        *at += len;
-        Ok(())
+        file.sync_data()
     }
 }

@@ -9,7 +9,7 @@ use tidegate_proto::level::LossReason;
 use tidegate_proto::wire::SchemaInterner;
 use tidegate_ring::{PerLevel, Ring, RingError, Settlement, State};
 use tidegate_sinks::{DeliverError, Delivered, RejectReason, Rejected, Sink};
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
@@ -31,6 +31,7 @@ pub(super) struct Shared {
     pub id: SinkId,
     pub ring: Arc<dyn Ring>,
     pub in_force: watch::Receiver<InForce>,
+    pub sending: Arc<RwLock<()>>,
     pub state: watch::Receiver<State>,
     pub maker: Mutex<Maker>,
     pub keeper: Gatekeeper,
@@ -192,6 +193,8 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
             }
         }
         let pass = shared.keeper.pass().await;
+        // nothing is purged meanwhile; who waits for a purge here looks again
+        let sending = shared.sending.read().await;
         let stricter = shared.in_force.borrow().level != in_force.level;
         if stricter || shared.state.borrow().purges != under.purges {
             // things changed while it waited
@@ -230,6 +233,7 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
         });
         match step {
             Step::Wait(pause) => {
+                drop(sending);
                 lock(&shared.window).failure();
                 let tripped = shared.keeper.tripped();
                 pass.failure(pause);
@@ -241,6 +245,7 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
                 tokio::time::sleep(pause).await;
             }
             Step::Hold(pause, advice) => {
+                drop(sending);
                 lock(&shared.window).failure();
                 pass.hold(pause);
                 if shared.stats.hold(Some(&advice)) {
@@ -258,7 +263,10 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
                         return Ok(Landing::Split(a, b));
                     }
                     // never: a batch of one event is not split
-                    None => tokio::time::sleep(shared.retry.first).await,
+                    None => {
+                        drop(sending);
+                        tokio::time::sleep(shared.retry.first).await;
+                    }
                 }
             }
             Step::Reject(reason) => {
@@ -373,7 +381,7 @@ fn settle_now(shared: &Shared, outcome: &Outcome) -> Result<(), Trouble> {
         *d = d.saturating_sub(r);
     }
     if let (Some(dead), false, false) = (&shared.dead, rejected.is_empty(), written.load(Ordering::Relaxed)) {
-        let mut dead = lock(dead);
+        let dead = lock(dead);
         let done = dead.write(&made.batch, &rejected, now);
         done.map_err(|e| Trouble::Dead(dead.path().display().to_string(), e))?;
         written.store(true, Ordering::Relaxed);

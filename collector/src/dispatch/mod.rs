@@ -31,7 +31,7 @@ use tidegate_proto::wire::SchemaInterner;
 use tidegate_ring::{Cursor, ReadLimit, Ring, RingError, StartAt, State};
 use tidegate_sinks::events::Urgency;
 use tidegate_sinks::{BatchLimits, Origin, Sink};
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -115,6 +115,9 @@ pub struct Parts {
     pub in_force: watch::Receiver<InForce>,
     /// By which rules: what other rules have let into the ring is judged again. `None`: nothing is.
     pub rules: Option<watch::Receiver<Arc<Filters>>>,
+    /// Held by each delivery from its first byte to its place in the account; a purge of a collector
+    /// that runs takes it alone.
+    pub sending: Arc<RwLock<()>>,
     /// What it is told.
     pub phase: watch::Receiver<Phase>,
     /// Ends it at once; runs under way stay planned.
@@ -157,7 +160,7 @@ impl Dispatcher {
     /// # Errors
     /// A wrong filter, or a ring that does not take the sink.
     pub fn new(parts: Parts) -> Result<Dispatcher, DispatchError> {
-        let Parts { sink, options, ring, origin, in_force, rules, phase, abort, stats } = parts;
+        let Parts { sink, options, ring, origin, in_force, rules, sending, phase, abort, stats } = parts;
         let id = sink.id().clone();
         let filter = Filter::new(&options.filter).map_err(|e| DispatchError::Filter(id.clone(), e))?;
         let cursor = ring.attach(&id, options.start)?;
@@ -172,6 +175,7 @@ impl Dispatcher {
         let shared = Arc::new(Shared {
             id,
             in_force,
+            sending,
             state: ring.watch(),
             maker: Mutex::new(maker),
             keeper: Gatekeeper::new(options.retry.breaker),

@@ -29,6 +29,7 @@ fn in_force(level: TelemetryLevel) -> InForce {
 struct Bench {
     ring: Arc<dyn Ring>,
     in_force: watch::Sender<InForce>,
+    sending: Arc<RwLock<()>>,
     phase: watch::Sender<Phase>,
     abort: CancellationToken,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -43,6 +44,7 @@ impl Bench {
         Bench {
             ring: MemoryRing::shared(options),
             in_force: watch::Sender::new(in_force(TelemetryLevel::Full)),
+            sending: Arc::default(),
             phase: watch::Sender::new(Phase::Running),
             abort: CancellationToken::new(),
             tasks: Vec::new(),
@@ -69,6 +71,7 @@ impl Bench {
             }),
             in_force: self.in_force.subscribe(),
             rules: None,
+            sending: Arc::clone(&self.sending),
             phase: self.phase.subscribe(),
             abort: self.abort.clone(),
             stats: Arc::clone(&stats),
@@ -275,6 +278,73 @@ async fn events_refused_for_good_are_counted_and_kept_with_the_reason() {
         .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["seq"].as_u64().unwrap())
         .collect();
     assert_eq!(seqs, [2, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_after_a_purge_is_in_the_file_that_took_the_old_ones_place() {
+    let mut bench = Bench::new();
+    let sink = Fake::new("s", |_, batch| {
+        let seq = batch.range().first();
+        Answer::TakeBut(vec![Rejected { seq, reason: RejectReason::Invalid, detail: "no".into() }])
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let dead = dir.path().join("s.jsonl");
+    bench.serve(&sink, SinkOptions { dead_letters: Some(dead.clone()), ..options() });
+    let seqs = || -> Vec<u64> {
+        let lines = std::fs::read_to_string(&dead).unwrap_or_default();
+        lines
+            .lines()
+            .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["seq"].as_u64().unwrap())
+            .collect()
+    };
+    let refused = async |n: usize| {
+        while seqs().len() < n {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    bench.append(1, &[2]).await;
+    refused(1).await;
+    bench.append(1, &[3]).await;
+    refused(2).await;
+    let rule = crate::purge::Expr::parse("level = Enhanced").unwrap();
+    assert_eq!(crate::purge::dead_letters(&dead, &rule, false).unwrap().events, 1);
+    assert_eq!(seqs(), [2]);
+    bench.append(1, &[2]).await;
+    refused(2).await;
+    assert_eq!(seqs(), [2, 3]);
+    bench.finish().await;
+    assert_eq!(bench.account(&sink).rejected, [0, 0, 2, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_delivery_begins_while_a_purge_goes_on_and_none_is_cut_off_by_it() {
+    let mut bench = Bench::new();
+    bench.append(4, &[2; 10]).await;
+    let mut slow = Fake::bare("s", |_, _| Answer::TakeAfter(Duration::from_secs(5)));
+    slow.limits.events = 10;
+    let slow = Arc::new(slow);
+    let away = Fake::new("away", |_, _| Answer::Fail(retry()));
+    bench.serve(&slow, options());
+    bench.serve(&away, options());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = slow.seen.lock().unwrap().attempts;
+    assert!(begun > 0);
+    let rest = Arc::clone(&bench.sending);
+    let rest = rest.write().await;
+    let account = bench.account(&slow);
+    assert_eq!(account.delivered[2], 10 * begun, "what was on the wire is in the account");
+    assert_eq!(places(&slow).len() as u64, 10 * begun);
+    let tried = away.seen.lock().unwrap().attempts;
+    bench.append(4, &[2; 10]).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(slow.seen.lock().unwrap().attempts, begun);
+    assert!(away.seen.lock().unwrap().attempts <= tried + 1, "one may have been on the wire");
+    drop(rest);
+    bench.phase.send_replace(Phase::Finish);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(places(&slow).len(), 80);
+    bench.abort.cancel();
+    bench.finish().await;
 }
 
 #[tokio::test(start_paused = true)]

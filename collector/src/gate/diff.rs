@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde::Serialize;
-use tidegate_proto::batch::EventRef;
+use serde::{Deserialize, Serialize};
+use tidegate_proto::batch::{Batch, EventRef};
 use tidegate_proto::level::TelemetryLevel;
+use tidegate_proto::wire::{BlockReader, SchemaInterner, WireError};
+use tidegate_ring::{ReadLimit, Ring, RingError};
 
 use super::rules::{Key, Rules};
 
 /// One kind of event in a [`LevelDiff`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiffRow {
     /// Provider.
     pub provider: String,
@@ -29,7 +31,7 @@ pub struct DiffRow {
 }
 
 /// What leaves at one level and not at a lower one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LevelDiff {
     /// The lower level.
     pub from: u8,
@@ -50,6 +52,18 @@ pub struct LevelDiff {
 impl LevelDiff {
     /// Most kinds of events that are listed.
     pub const ROWS: usize = 10_000;
+}
+
+/// Why a ring could not be looked at.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiffError {
+    /// The ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A block that this version cannot read.
+    #[error("a stored block cannot be read")]
+    Unreadable(#[from] WireError),
 }
 
 /// Collects a [`LevelDiff`] from events as they are read.
@@ -112,6 +126,29 @@ impl<'r> Differ<'r> {
         });
         row.events += 1;
         row.fields.append(&mut fields);
+    }
+
+    /// Looks at everything that a ring holds, block by block.
+    ///
+    /// # Errors
+    /// See [`DiffError`].
+    pub fn push_all(&mut self, ring: &dyn Ring) -> Result<(), DiffError> {
+        let limit = ReadLimit { bytes: 4 << 20, events: 100_000 };
+        let mut after = ring.status().trimmed;
+        let mut batch = Batch::new();
+        loop {
+            let read = ring.read(after, limit)?;
+            if read.end <= after {
+                return Ok(());
+            }
+            after = read.end;
+            for block in &read.blocks {
+                let mut known = SchemaInterner::new();
+                batch.clear();
+                BlockReader::new(&block.data, &mut known)?.read_into(&mut batch)?;
+                batch.iter().for_each(|e| self.push(e));
+            }
+        }
     }
 
     /// The result, most frequent first.

@@ -27,7 +27,7 @@ use tidegate_proto::wire::{Changes, Judged, Unchanged};
 
 pub(crate) use catalogue::Globs;
 pub use catalogue::{RawPolicy, RulesError};
-pub use diff::{DiffRow, Differ, LevelDiff};
+pub use diff::{DiffError, DiffRow, Differ, LevelDiff};
 pub use edits::{Change, Edit, Edits, Place};
 pub use explain::{EventKey, Explanation, RulePlace};
 pub use rules::{Rules, RulesBuilder, SHIPPED, SwitchInfo, UnknownSwitch};

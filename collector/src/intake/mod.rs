@@ -47,6 +47,9 @@ pub enum Command {
     /// Forget what is above this level. Answered when nothing of it is on its way to the ring
     /// any more: what was, is in the ring and can be purged there.
     Lower(TelemetryLevel, oneshot::Sender<()>),
+    /// Hand over what was read. Answered when all of it is in the ring, which can take long where that
+    /// has no room.
+    Flush(oneshot::Sender<()>),
 }
 
 /// What decides on events besides the level. Can be exchanged while the intake runs.
@@ -140,6 +143,7 @@ struct Task {
     opened: Option<Instant>,
     queue: Queue,
     lowering: Vec<(u64, oneshot::Sender<()>)>,
+    flushing: Vec<(u64, oneshot::Sender<()>)>,
     pause: Duration,
     held_until: Option<Instant>,
 }
@@ -171,6 +175,7 @@ pub async fn run(parts: Parts) -> Result<(), IntakeError> {
         opened: None,
         queue: Queue::new(ring),
         lowering: Vec::new(),
+        flushing: Vec::new(),
         pause: PAUSE_FIRST,
         held_until: None,
     };
@@ -425,6 +430,10 @@ impl Task {
                 }
                 self.lowering.push((self.queue.barrier(), done));
             }
+            Command::Flush(done) => {
+                self.seal();
+                self.flushing.push((self.queue.pushed(), done));
+            }
         }
     }
 
@@ -433,6 +442,10 @@ impl Task {
         let passed = self.queue.passed();
         for (_, done) in self.lowering.extract_if(.., |(barrier, _)| *barrier <= passed) {
             // whoever asked may be gone
+            let _ = done.send(());
+        }
+        let oldest = self.queue.oldest();
+        for (_, done) in self.flushing.extract_if(.., |(last, _)| oldest.is_none_or(|o| o > *last)) {
             let _ = done.send(());
         }
     }

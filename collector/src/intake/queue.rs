@@ -17,11 +17,13 @@ pub(super) struct Waiting {
     group: Group,
     events: u64,
     bytes: u64,
+    /// Which it is, from 1.
+    number: u64,
 }
 
 impl Waiting {
     pub fn new(group: Group) -> Waiting {
-        let mut waiting = Waiting { group, events: 0, bytes: 0 };
+        let mut waiting = Waiting { group, events: 0, bytes: 0, number: 0 };
         waiting.weigh();
         waiting
     }
@@ -61,6 +63,8 @@ pub(super) struct Queue {
     // groups handed over so far, and of these the ones that were answered
     handed: u64,
     passed: u64,
+    // number of the newest group
+    pushed: u64,
 }
 
 impl fmt::Debug for Queue {
@@ -82,6 +86,7 @@ impl Queue {
             failed: None,
             handed: 0,
             passed: 0,
+            pushed: 0,
         }
     }
 
@@ -95,7 +100,20 @@ impl Queue {
     }
 
     pub fn push(&mut self, group: Waiting) {
-        self.waiting.push_back(group);
+        self.pushed += 1;
+        self.waiting.push_back(Waiting { number: self.pushed, ..group });
+    }
+
+    /// Number of the newest group; they count from 1.
+    pub fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    /// Number of the oldest group that is not in the ring yet.
+    pub fn oldest(&self) -> Option<u64> {
+        let refused = self.failed.iter().flat_map(|(_, back)| back);
+        let all = self.waiting.iter().chain(self.submitted.iter().map(|(group, _)| group)).chain(refused);
+        all.map(|group| group.number).min()
     }
 
     /// Offers the next group to the ring, if none is on offer.

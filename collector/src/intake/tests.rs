@@ -354,6 +354,33 @@ async fn lowering_reaches_groups_that_wait_for_a_ring_that_cannot_write() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flush_is_answered_when_all_that_was_read_is_in_the_ring() {
+    let config = IntakeConfig { seal_age: Duration::from_secs(3600), ..IntakeConfig::default() };
+    let b = bench(RingOptions::default(), config);
+    b.ring.read_only.store(true, Ordering::Relaxed);
+    b.out.send(batch(0..10, 2), vec![1]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (done, mut answer) = oneshot::channel();
+    b.commands.send(Command::Flush(done)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(answer.try_recv().is_err(), "the ring has not taken it");
+    // what comes later is not waited for
+    b.out.send(batch(10..20, 2), vec![2]).await.unwrap();
+    b.ring.read_only.store(false, Ordering::Relaxed);
+    answer.await.unwrap();
+    assert_eq!(stored(&*b.ring), (0..10).collect::<Vec<_>>());
+    // a ticket that fails has stored nothing: its group is on its way again
+    b.ring.bad_tickets.store(1, Ordering::Relaxed);
+    let (done, answer) = oneshot::channel();
+    b.commands.send(Command::Flush(done)).await.unwrap();
+    answer.await.unwrap();
+    assert_eq!(stored(&*b.ring), (0..20).collect::<Vec<_>>());
+    drop(b.out);
+    b.task.await.unwrap().unwrap();
+    closed(&*b.ring);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_closed_ring_ends_the_intake_with_a_reason() {
     let b = bench(RingOptions::default(), IntakeConfig::default());
     b.ring.close().unwrap();

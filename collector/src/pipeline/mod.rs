@@ -206,6 +206,7 @@ impl Pipeline {
                 origin: Arc::clone(&origin),
                 in_force: control.watch(),
                 rules: Some(shown.subscribe()),
+                sending: control.sending(),
                 phase: phase.subscribe(),
                 abort: abort.clone(),
                 stats: counted,

@@ -27,6 +27,7 @@ use crate::aggregate::{Aggregates, Hour};
 use crate::clock::now_ns;
 use crate::control::{Control, InForce, Who};
 use crate::dispatch::{Dispatcher, Phase, Stats};
+use crate::gate::Rules;
 use crate::gate::level::{LevelInForce, PolicyFile};
 use crate::intake::{Counters, Filters, IntakeError};
 use crate::own::{self, Health};
@@ -158,6 +159,12 @@ impl Handle {
     /// Has the remote settings asked for at once, where there are any.
     pub fn ask_for_settings(&self) {
         self.0.ask.notify_one();
+    }
+
+    /// What the gate goes by now.
+    #[must_use]
+    pub fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.0.filters.borrow().rules)
     }
 
     /// Exchanges what the gate and sampling go by; what the remote settings say stays on top.

@@ -4,12 +4,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use tidegate_proto::batch::Batch;
 use tidegate_ring::PurgeRule;
 use tidegate_sources::jsonl::LineDecoder;
 
 /// What a purge found in one sink's dead letters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadPurged {
     /// Lines whose event matched.
     pub events: u64,
@@ -23,7 +24,7 @@ pub struct DeadPurged {
 const MAX_LINE: u64 = 64 << 20;
 
 /// Removes the matching events from a file of dead letters and from the one before it
-/// (`NAME.old`). With `dry_run` they are only counted. No collector may write to it meanwhile.
+/// (`NAME.old`). With `dry_run` they are only counted. No delivery may write to it meanwhile.
 ///
 /// # Errors
 /// When a file cannot be read or written; each file is then either as it was or purged.

@@ -24,7 +24,7 @@ const MAX_PLAIN: u64 = 1 << 30;
 const AHEAD_NS: i64 = 86_400_000_000_000;
 
 /// One delivered object, or one delivery to a far side that cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivered {
     /// The sink.
     pub sink: String,
@@ -43,7 +43,7 @@ pub struct Delivered {
 }
 
 /// What is known of its content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Found {
     /// It was read: so many events in it match.
@@ -55,7 +55,7 @@ pub enum Found {
 }
 
 /// What became of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
     /// Nothing was asked for.

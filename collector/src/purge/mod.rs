@@ -16,10 +16,12 @@ mod dead;
 mod delivered;
 mod expr;
 mod matching;
+mod run;
 
 pub use dead::{DeadPurged, dead_letters};
 pub use delivered::{Delivered, Found, Place, look};
 pub use expr::{Expr, ExprError};
+pub use run::{Asked, Places, PurgeError, Report, purge};
 
 use tidegate_proto::ids::Seq;
 use tidegate_ring::{PerLevel, PurgeRule, Ring, RingError};

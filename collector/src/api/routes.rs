@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_ring::{Chain, ChainEntry, Ring, RingError};
 
+use crate::audit::{Record, What};
+use crate::clock::now_ns;
+
 use super::{Answer, Api, Call, Refusal, Right, Route, views};
 use crate::gate::{DiffError, Differ};
 use crate::purge::{Asked, Expr};
@@ -22,7 +25,7 @@ pub const PAGE: u64 = 1000;
 
 const PURGE: &str = "{\"match\": \"CONDITION\", \"delivered\": false, \"dry_run\": false}";
 
-fn own() -> [Route; 15] {
+fn own() -> [Route; 16] {
     use Right::{Change, Look};
     let route = |method, path, right, remote, about, run| Route { method, path, right, remote, about, run };
     [
@@ -52,6 +55,14 @@ fn own() -> [Route; 15] {
         route("GET", "/v1/audit", Look, false, "?from=N&most=N, or ?last=N", |api, call| {
             Box::pin(chain(api, call, Chain::Audit))
         }),
+        route(
+            "POST",
+            "/v1/receipts/exported",
+            Change,
+            false,
+            "note that receipts are copied out",
+            |api, call| Box::pin(exported(api, call)),
+        ),
         route("GET", "/v1/device", Look, false, "the device's random id", |api, _| {
             Box::pin(async move { Ok(json!({ "id": api.ring(crate::device::id).await? })) })
         }),
@@ -185,6 +196,21 @@ async fn purge(api: Arc<Api>, call: Call) -> Answer {
     let (ring, control) = (Arc::clone(api.handle().ring()), api.handle().control());
     let report = crate::purge::purge(ring, Some(control), asked, api.places().clone(), call.who).await?;
     Ok(serde_json::to_value(report).unwrap_or_default())
+}
+
+/// Puts an export of the receipts down in the audit log. Whoever copies them out does so before.
+async fn exported(api: Arc<Api>, call: Call) -> Answer {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        to: String,
+        entries: u64,
+    }
+    let Body { to, entries } = call.json()?;
+    let to = to.chars().take(1000).collect();
+    let what = What::Export { of: "receipts".to_owned(), to, entries };
+    let record = Record::new(now_ns(), &call.who.0, what);
+    Ok(json!({ "audit": api.ring(move |ring| record.append(ring)).await?.number }))
 }
 
 async fn buffer(api: Arc<Api>) -> Answer {

@@ -156,6 +156,7 @@ impl Batch {
         for item in event.ext().fields() {
             let key = ExtKey::from_u32(item.name_index).unwrap_or(ExtKey::Other);
             copy.ext_formatted(key, item.format, item.value);
+            copy.ext_scrubbed(item.scrub);
         }
         if !event.raw().is_empty() {
             copy.raw(event.raw());
@@ -457,6 +458,16 @@ impl EventBuilder<'_> {
         }
     }
 
+    /// Notes what the gate did to the extended item written last; 0 = nothing.
+    pub fn ext_scrubbed(&mut self, mark: u16) {
+        if mark != 0
+            && self.skipped == 0
+            && let Some(node) = self.batch.ext.last_mut()
+        {
+            node.scrub = mark;
+        }
+    }
+
     /// Keeps payload bytes that no schema explained; a second call replaces the first.
     pub fn raw(&mut self, bytes: &[u8]) {
         if let Some(at) = self.store([bytes, &[]]) {
@@ -584,6 +595,8 @@ pub struct FieldRef<'a> {
     pub name: Option<&'a str>,
     /// Place of the name in the schema's fields, [`NO_NAME`] in arrays.
     pub name_index: u32,
+    /// Its field's TraceLogging tags, 0 = none.
+    pub tags: u32,
     /// How to show it.
     pub format: Format,
     /// What the gate did to it, 0 = nothing.
@@ -649,8 +662,9 @@ impl<'a> Iterator for Fields<'a> {
             }
         };
         self.nodes = rest;
-        let name = self.schema.fields.get(ix(node.name)).map(|f| f.name.as_str());
-        Some(FieldRef { name, name_index: node.name, format: node.format, scrub: node.scrub, value })
+        let field = self.schema.fields.get(ix(node.name));
+        let (name, tags) = field.map_or((None, 0), |f| (Some(f.name.as_str()), f.tags));
+        Some(FieldRef { name, name_index: node.name, tags, format: node.format, scrub: node.scrub, value })
     }
 }
 

@@ -5,6 +5,10 @@
 //! numbers that their provider formats in base 16, keywords and pointers
 //! `"0x…"`; a number with a name its name; what JSON has no number for text.
 //! Of fields with one name the second gets `#2` after it, and so on.
+//!
+//! Lines that are to be read again say in a last member, [`types`], what JSON does not tell.
+
+pub mod types;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,10 +20,43 @@ use crate::batch::{EventRef, Fields, NO_CPU, NO_ID};
 use crate::ids::Seq;
 use crate::value::{Format, ValueRef};
 use crate::{guid, time};
+use types::{Notes, Text, Unnoted};
 
 /// Appends one event as one JSON object, without a line end. `seq`, its place
 /// in the ring, is the first member if given.
+///
+/// This form is for reading; an event that is to come back is kept by [`write_line`].
 pub fn write_event(out: &mut Vec<u8>, event: EventRef<'_>, seq: Option<Seq>) {
+    write_with(out, event, seq, &mut Unnoted, &mut Unnoted);
+    out.push(b'}');
+}
+
+/// As [`write_event`], with the types, tags and marks of all values, so that the `jsonl` source
+/// makes the same event of it. What is not kept stands in [`types`].
+pub fn write_line(out: &mut Vec<u8>, event: EventRef<'_>, seq: Option<Seq>) {
+    let (mut fields, mut ext) = (Text::default(), Text::default());
+    write_with(out, event, seq, &mut fields, &mut ext);
+    if fields.needed || ext.needed {
+        // of letters, digits and signs that JSON does not escape
+        out.extend_from_slice(b",\"types\":\"");
+        out.extend_from_slice(&fields.text);
+        if ext.needed {
+            out.push(b';');
+            out.extend_from_slice(&ext.text);
+        }
+        out.push(b'"');
+    }
+    out.push(b'}');
+}
+
+/// All but the last brace.
+fn write_with(
+    out: &mut Vec<u8>,
+    event: EventRef<'_>,
+    seq: Option<Seq>,
+    fields: &mut impl Notes,
+    ext: &mut impl Notes,
+) {
     let (head, schema) = (event.head(), event.schema());
     out.push(b'{');
     if let Some(seq) = seq {
@@ -87,22 +124,25 @@ pub fn write_event(out: &mut Vec<u8>, event: EventRef<'_>, seq: Option<Seq>) {
     member(out, "message", &schema.message);
     member(out, "decoder", schema.decoder.as_str());
     key(out, "fields");
-    write_fields(out, event.fields());
+    members(out, event.fields(), fields);
     if !event.raw().is_empty() {
         key(out, "raw");
         binary(out, event.raw());
     }
-    let ext = event.ext().fields();
-    if ext.clone().next().is_some() {
+    let items = event.ext().fields();
+    if items.clone().next().is_some() {
         key(out, "ext");
-        write_ext(out, ext);
+        ext_members(out, items, ext);
     }
-    out.push(b'}');
 }
 
 /// Appends the extended items of an event, as [`ExtItems::fields`](crate::batch::ExtItems::fields)
 /// gives them, as one JSON object.
 pub fn write_ext(out: &mut Vec<u8>, ext: Fields<'_>) {
+    ext_members(out, ext, &mut Unnoted);
+}
+
+fn ext_members(out: &mut Vec<u8>, ext: Fields<'_>, notes: &mut impl Notes) {
     out.push(b'{');
     let mut names = Names::default();
     for (n, field) in ext.enumerate() {
@@ -110,22 +150,28 @@ pub fn write_ext(out: &mut Vec<u8>, ext: Fields<'_>) {
             out.push(b',');
         }
         let name = crate::batch::ExtKey::from_u32(field.name_index).map_or("other", |k| k.as_str());
-        names.write(out, name, field.name_index);
-        write_value(out, field.value, field.format);
+        let numbered = names.write(out, name, field.name_index);
+        noted(out, field.value, field.format, notes);
+        notes.about(field.format, 0, field.scrub, numbered);
     }
     out.push(b'}');
 }
 
 /// Appends the members of an event or struct as one JSON object.
 pub fn write_fields(out: &mut Vec<u8>, fields: Fields<'_>) {
+    members(out, fields, &mut Unnoted);
+}
+
+fn members(out: &mut Vec<u8>, fields: Fields<'_>, notes: &mut impl Notes) {
     out.push(b'{');
     let mut names = Names::default();
     for (n, field) in fields.enumerate() {
         if n > 0 {
             out.push(b',');
         }
-        names.write(out, field.name.unwrap_or(""), field.name_index);
-        write_value(out, field.value, field.format);
+        let numbered = names.write(out, field.name.unwrap_or(""), field.name_index);
+        noted(out, field.value, field.format, notes);
+        notes.about(field.format, field.tags, field.scrub, numbered);
     }
     out.push(b'}');
 }
@@ -141,7 +187,8 @@ struct Names<'a> {
 impl<'a> Names<'a> {
     const FEW: usize = 24;
 
-    fn write(&mut self, out: &mut Vec<u8>, name: &'a str, index: u32) {
+    /// Whether the name got a number.
+    fn write(&mut self, out: &mut Vec<u8>, name: &'a str, index: u32) -> bool {
         // a field without a name is called by its place
         let place;
         let nameless = name.is_empty();
@@ -159,6 +206,7 @@ impl<'a> Names<'a> {
             unsigned(out, u64::from(earlier) + 1);
         }
         out.extend_from_slice(b"\":");
+        earlier > 0
     }
 
     fn count(&mut self, name: &'a str) -> u32 {
@@ -180,6 +228,11 @@ impl<'a> Names<'a> {
 
 /// Appends one value.
 pub fn write_value(out: &mut Vec<u8>, value: ValueRef<'_>, format: Format) {
+    noted(out, value, format, &mut Unnoted);
+}
+
+fn noted(out: &mut Vec<u8>, value: ValueRef<'_>, format: Format, notes: &mut impl Notes) {
+    notes.value(value);
     match value {
         ValueRef::Null => out.extend_from_slice(b"null"),
         ValueRef::Bool(b) => out.extend_from_slice(if b { b"true" } else { b"false" }),
@@ -211,15 +264,23 @@ pub fn write_value(out: &mut Vec<u8>, value: ValueRef<'_>, format: Format) {
         ValueRef::Pointer(n) => hex(out, n),
         ValueRef::Enum { value, label: "" } => signed(out, value, value.cast_unsigned(), format),
         ValueRef::Enum { label, .. } => string(out, label),
-        ValueRef::Struct(inner) => write_fields(out, inner),
+        ValueRef::Struct(inner) => {
+            notes.open(b'{');
+            members(out, inner, notes);
+            notes.close(b'}');
+        }
         ValueRef::Array(inner) => {
             out.push(b'[');
+            let mut items = notes.open(b'[');
             for (n, item) in inner.enumerate() {
                 if n > 0 {
                     out.push(b',');
                 }
-                write_value(out, item.value, item.format);
+                noted(out, item.value, item.format, notes);
+                notes.about(item.format, 0, item.scrub, false);
+                notes.item(&mut items);
             }
+            notes.close(b']');
             out.push(b']');
         }
     }

@@ -50,6 +50,12 @@ impl Decoder {
         usize::try_from(n).ok().and_then(|n| Self::ALL.get(n).copied()).unwrap_or_default()
     }
 
+    /// The decoder with a label.
+    #[must_use]
+    pub fn of_label(label: &str) -> Option<Decoder> {
+        Self::ALL.into_iter().find(|d| d.as_str() == label)
+    }
+
     /// Its label in coverage tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {

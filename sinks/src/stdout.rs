@@ -91,7 +91,7 @@ impl Sink for StdoutSink {
         Box::pin(async move {
             let mut lines = Vec::new();
             for (seq, event) in batch.iter() {
-                json::write_event(&mut lines, event, Some(seq));
+                json::write_line(&mut lines, event, Some(seq));
                 lines.push(b'\n');
             }
             let bytes = lines.len() as u64;

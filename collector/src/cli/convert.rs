@@ -64,7 +64,7 @@ const BLOCK: usize = 256 << 10;
 impl Writer {
     fn new(out: Output, format: Format) -> io::Result<Writer> {
         Ok(match format {
-            Format::Jsonl => Writer::Lines(LineWriter::new(out, Lines::Jsonl)?),
+            Format::Jsonl => Writer::Lines(LineWriter::new(out, Lines::Jsonl)?.typed()),
             Format::Csv => Writer::Lines(LineWriter::new(out, Lines::Csv)?),
             Format::Capture => Writer::Capture {
                 blocks: CaptureWriter::new(out, Compression::Zstd)?,

@@ -149,6 +149,7 @@ pub(super) enum Lines {
 pub(super) struct LineWriter<W> {
     out: W,
     form: Lines,
+    typed: bool,
     line: Vec<u8>,
     cell: Vec<u8>,
 }
@@ -163,14 +164,21 @@ impl<W: Write> LineWriter<W> {
             out.write_all(COLUMNS.as_bytes())?;
             out.write_all(b"\r\n")?;
         }
-        Ok(LineWriter { out, form, line: Vec::new(), cell: Vec::new() })
+        Ok(LineWriter { out, form, typed: false, line: Vec::new(), cell: Vec::new() })
+    }
+
+    /// JSON Lines say the types of their values, so that they can be read again.
+    pub(super) fn typed(mut self) -> LineWriter<W> {
+        self.typed = true;
+        self
     }
 
     pub(super) fn write(&mut self, event: EventRef<'_>) -> io::Result<()> {
         self.line.clear();
         match self.form {
             Lines::Jsonl => {
-                json::write_event(&mut self.line, event, None);
+                let write = if self.typed { json::write_line } else { json::write_event };
+                write(&mut self.line, event, None);
                 self.line.push(b'\n');
             }
             Lines::Csv => self.csv(event),

@@ -50,7 +50,7 @@ impl DeadLetters {
         for (seq, event) in batch.iter() {
             while wanted.next_if(|r| r.seq < seq).is_some() {}
             let Some(r) = wanted.next_if(|r| r.seq == seq) else { continue };
-            json::write_event(&mut out, event, Some(seq));
+            json::write_line(&mut out, event, Some(seq));
             // the object goes on with what became of it
             out.pop();
             out.extend_from_slice(b",\"deadLetter\":{\"reason\":");

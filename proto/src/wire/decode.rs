@@ -424,6 +424,7 @@ fn field(
     };
     if ext {
         event.ext_formatted(key, format, value);
+        event.ext_scrubbed(scrub);
     } else {
         event.value(name, format, value);
         event.scrubbed(scrub);

@@ -309,3 +309,26 @@ fn a_block_says_by_what_it_was_judged_and_older_ones_say_nothing() {
     let golden = include_bytes!("../../golden/block-v1.bin");
     assert_eq!(BlockReader::new(golden, &mut SchemaInterner::new()).unwrap().judged(), Judged::default());
 }
+
+#[test]
+fn a_mark_on_an_extended_item_is_read_back_and_copied() {
+    let schema = Schema::new(SchemaParts::default());
+    let mut batch = Batch::new();
+    let mut event = batch.begin(&schema, Head::default());
+    event.value(NO_NAME, Format::Default, ValueRef::U32(1));
+    event.ext(ExtKey::Sid, ValueRef::Sid(&[1, 1, 0, 0, 0, 0, 0, 5, 18, 0, 0, 0]));
+    event.ext(ExtKey::TsId, ValueRef::U32(2));
+    event.finish();
+    let mut block = BlockBuilder::new();
+    let changes = Scripted(vec![(Place::Ext(0), Some("<sid#5>"))]);
+    block.push(batch.get(0).unwrap(), TelemetryLevel::Full, &changes);
+    let bytes = block.finish();
+    let (mut read, mut copy) = (Batch::new(), Batch::new());
+    BlockReader::new(&bytes, &mut SchemaInterner::new()).unwrap().read_into(&mut read).unwrap();
+    copy.push_copy(read.get(0).unwrap());
+    for batch in [read, copy] {
+        let event = batch.get(0).unwrap();
+        let marks: Vec<u16> = event.fields().chain(event.ext().fields()).map(|f| f.scrub).collect();
+        assert_eq!(marks, [0, 9, 0]);
+    }
+}

@@ -167,7 +167,7 @@ impl Encoder {
     /// # Errors
     /// When a compressor fails (out of memory).
     pub fn push(&mut self, seq: Seq, event: EventRef<'_>) -> io::Result<()> {
-        json::write_event(&mut self.json, event, Some(seq));
+        json::write_line(&mut self.json, event, Some(seq));
         self.json.push(b'\n');
         self.events = self.events.saturating_add(1);
         match &mut self.out {

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use tidegate_proto::batch::{Batch, EventBuilder, ExtKey, Head, NO_NAME};
+use tidegate_proto::json::types::{Note, NoteReader};
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_proto::schema::{Decoder, FieldDef, Schema, SchemaParts};
 use tidegate_proto::value::{Format, ValueRef};
@@ -56,6 +57,7 @@ pub(super) struct Mapper {
     schemas: HashMap<Box<[u8]>, Arc<Schema>>,
     cached: usize,
     key: Vec<u8>,
+    buf: Vec<u8>,
     last_ns: i64,
 }
 
@@ -74,13 +76,19 @@ struct Found<'t> {
     opcode: &'t str,
     message: &'t str,
     raw: Option<Vec<u8>>,
+    decoder: Option<Decoder>,
     ext: &'t [Node<'t>],
     fields: Vec<(&'t Node<'t>, &'t [Node<'t>])>,
+    /// Which of them the member `fields` has.
+    own: std::ops::Range<usize>,
+    /// Of the fields and of the extended items, one for each node; none when the line has none.
+    notes: [Vec<Note<'t>>; 2],
 }
 
 impl Mapper {
     pub(super) fn new(keys: JsonlKeys, provider: String, last_ns: i64) -> Mapper {
-        Mapper { keys, provider, schemas: HashMap::new(), cached: 0, key: Vec::new(), last_ns }
+        let (key, buf) = (Vec::new(), Vec::new());
+        Mapper { keys, provider, schemas: HashMap::new(), cached: 0, key, buf, last_ns }
     }
 
     /// Time of the last event; 0 before the first.
@@ -97,12 +105,14 @@ impl Mapper {
         found.head.time_ns = time_ns;
         let schema = self.schema(&found);
         let mut event = batch.begin(&schema, found.head);
-        let mut index = 0;
+        let [fields, ext] = &found.notes;
+        let mut writer = Writer { event: &mut event, notes: fields, index: 0, buf: &mut self.buf };
         for (node, below) in &found.fields {
-            write(&mut event, node, below, &mut index);
+            writer.write(node, below);
         }
+        writer.notes = ext;
         for (node, below) in children(found.ext) {
-            write_ext(&mut event, node, below);
+            writer.write_ext(node, below);
         }
         if let Some(raw) = &found.raw {
             event.raw(raw);
@@ -116,11 +126,22 @@ impl Mapper {
         let fields = |(n, _): &(&Node<'_>, _)| is(n, "fields") && matches!(n.value, Val::Struct(_));
         let ours = has_time && children(tape).any(|c| fields(&c));
         let mut found = Found::default();
+        let mut types = None;
         for (node, below) in children(tape) {
             let name = node.name.as_deref().unwrap_or_default();
+            if ours && types.is_none() && name == "types" {
+                types = Some((node, below));
+                continue;
+            }
             let known = if ours { own_member(&mut found, name, node, below) } else { false };
             if !known && !self.common_member(&mut found, name, &node.value) {
                 found.fields.push((node, below));
+            }
+        }
+        if let Some((node, below)) = types {
+            match text(&node.value).and_then(|types| notes(types, &found)) {
+                Some(notes) => found.notes = notes,
+                None => found.fields.push((node, below)),
             }
         }
         found
@@ -150,28 +171,42 @@ impl Mapper {
     }
 
     fn schema(&mut self, found: &Found<'_>) -> Arc<Schema> {
-        let provider = found.provider.unwrap_or(&self.provider);
+        // what we wrote without a provider has none
+        let provider = found.provider.unwrap_or(if found.decoder.is_some() { "" } else { &self.provider });
+        // nobody else speaks for us
+        let decoder = found.decoder.filter(|d| *d != Decoder::Own).unwrap_or(Decoder::Json);
         let key = &mut self.key;
         key.clear();
-        let mut put = |s: &str| {
+        let put = |key: &mut Vec<u8>, s: &str| {
             key.extend_from_slice(&(s.len() as u64).to_le_bytes());
             key.extend_from_slice(s.as_bytes());
         };
         for s in [provider, found.event.unwrap_or(""), found.task, found.opcode, found.message] {
-            put(s);
+            put(key, s);
         }
         let names = || {
             let all = found.fields.iter().flat_map(|(node, below)| std::iter::once(*node).chain(*below));
-            all.filter_map(|node| node.name.as_deref())
+            let notes = found.notes[0].iter().copied().map(Some).chain(std::iter::repeat(None));
+            all.zip(notes).filter_map(|(node, note)| {
+                let (name, note) = (node.name.as_deref()?, note.unwrap_or_default());
+                // the number is not the provider's
+                let own = name.rsplit_once('#').filter(|_| note.numbered);
+                Some((own.map_or(name, |(own, _)| own), note.tags))
+            })
         };
-        names().for_each(put);
+        for (name, tags) in names() {
+            put(key, name);
+            key.extend_from_slice(&tags.to_le_bytes());
+        }
         key.extend_from_slice(&found.guid);
         key.extend_from_slice(&found.group.unwrap_or_default());
         key.extend_from_slice(&found.tags.to_le_bytes());
+        key.push(decoder as u8);
         if let Some(schema) = self.schemas.get(key.as_slice()) {
             return Arc::clone(schema);
         }
         let schema = Schema::new(SchemaParts {
+            decoder,
             provider_name: provider.to_owned(),
             provider_guid: found.guid,
             group_guid: found.group,
@@ -180,8 +215,7 @@ impl Mapper {
             task_name: found.task.to_owned(),
             opcode_name: found.opcode.to_owned(),
             message: found.message.to_owned(),
-            decoder: Decoder::Json,
-            fields: names().map(|n| FieldDef { name: n.to_owned(), tags: 0 }).collect(),
+            fields: names().map(|(name, tags)| FieldDef { name: name.to_owned(), tags }).collect(),
         });
         if self.cached + key.len() > CACHE {
             self.schemas.clear();
@@ -208,7 +242,9 @@ fn own_member<'t>(found: &mut Found<'t>, name: &str, node: &'t Node<'t>, below: 
     let put = match name {
         "fields" => match value {
             Val::Struct(_) => {
+                let from = found.fields.len();
                 found.fields.extend(children(below));
+                found.own = from..found.fields.len();
                 Some(())
             }
             _ => None,
@@ -220,8 +256,10 @@ fn own_member<'t>(found: &mut Found<'t>, name: &str, node: &'t Node<'t>, below: 
             }
             _ => None,
         },
-        // their place and decoder were another's
-        "seq" | "decoder" => Some(()),
+        // their place was another's, and what became of them there
+        "seq" => Some(()),
+        "deadLetter" => matches!(value, Val::Struct(_)).then_some(()),
+        "decoder" => text(value).and_then(Decoder::of_label).map(|d| found.decoder = Some(d)),
         "guid" => id(value).map(|g| found.guid = g),
         "group" => id(value).map(|g| found.group = Some(g)),
         "activity" => id(value).map(|g| head.activity = g),
@@ -236,6 +274,7 @@ fn own_member<'t>(found: &mut Found<'t>, name: &str, node: &'t Node<'t>, below: 
         "pid" => fit(value).map(|n| head.pid = n),
         "tid" => fit(value).map(|n| head.tid = n),
         "cpu" => fit(value).map(|n| head.cpu = n),
+        "samplePpm" => fit(value).map(|n| head.sample_ppm = n),
         "tags" => fit(value).map(|n| found.tags = n),
         "telemetryLevel" => {
             let level = text(value).and_then(|s| s.parse::<TelemetryLevel>().ok());
@@ -331,37 +370,121 @@ fn scalar<'t>(value: &'t Val<'t>) -> ValueRef<'t> {
     }
 }
 
-/// Depth is bounded by the parser.
-fn write(event: &mut EventBuilder<'_>, node: &Node<'_>, below: &[Node<'_>], index: &mut u32) {
-    let name = if node.name.is_some() {
-        let n = *index;
-        *index = index.saturating_add(1);
-        n
-    } else {
-        NO_NAME
-    };
-    match node.value {
-        Val::Struct(_) => event.begin_struct(name),
-        Val::Array(_) => event.begin_array(name),
-        _ => return event.value(name, Format::Default, scalar(&node.value)),
+/// Notes for every node, in their order; `None` when they are not of this line's shape.
+fn notes<'t>(types: &'t str, found: &Found<'t>) -> Option<[Vec<Note<'t>>; 2]> {
+    let [mut fields, mut ext] = NoteReader::of(types);
+    let mut notes = [Vec::new(), Vec::new()];
+    for (n, (node, below)) in found.fields.iter().enumerate() {
+        if found.own.contains(&n) {
+            note(&mut fields, &mut notes[0], node, below)?;
+        } else {
+            // somebody added it
+            let to = notes[0].len() + 1 + below.len();
+            notes[0].resize(to, Note::default());
+        }
     }
-    for (node, below) in children(below) {
-        write(event, node, below, index);
+    // those that JSON tells all of have none
+    if !ext.is_empty() {
+        for (node, below) in children(found.ext) {
+            note(&mut ext, &mut notes[1], node, below)?;
+        }
     }
-    event.end();
+    (fields.is_empty() && ext.is_empty()).then_some(notes)
 }
 
-fn write_ext(event: &mut EventBuilder<'_>, node: &Node<'_>, below: &[Node<'_>]) {
-    let name = node.name.as_deref().unwrap_or_default();
-    let key = ExtKey::ALL.iter().find(|k| k.as_str() == name).copied().unwrap_or(ExtKey::Other);
-    if !matches!(node.value, Val::Array(_)) {
-        return event.ext(key, scalar(&node.value));
+/// Depth is bounded by the parser.
+fn note<'t>(
+    from: &mut NoteReader<'t>,
+    to: &mut Vec<Note<'t>>,
+    node: &Node<'_>,
+    below: &[Node<'_>],
+) -> Option<()> {
+    let (open, close) = match node.value {
+        Val::Struct(_) => ('{', '}'),
+        Val::Array(_) => ('[', ']'),
+        _ => {
+            to.push(from.value()?);
+            return Some(());
+        }
+    };
+    from.open(open)?;
+    let at = to.len();
+    to.push(Note::default());
+    let first = *from;
+    for (n, (node, below)) in children(below).enumerate() {
+        if n > 0 && open == '[' && from.is_closed(close) {
+            // one for all
+            *from = first;
+        }
+        note(from, to, node, below)?;
     }
-    event.begin_ext_array(key);
-    for (item, _) in children(below) {
-        event.value(NO_NAME, Format::Default, scalar(&item.value));
+    let noted = from.close(close)?;
+    *to.get_mut(at)? = noted;
+    Some(())
+}
+
+/// Writes the nodes of a line.
+struct Writer<'w, 'b, 't> {
+    event: &'w mut EventBuilder<'b>,
+    /// Of the nodes that are not written yet.
+    notes: &'w [Note<'t>],
+    index: u32,
+    buf: &'w mut Vec<u8>,
+}
+
+impl<'t> Writer<'_, '_, 't> {
+    fn note(&mut self) -> Option<Note<'t>> {
+        let (first, rest) = self.notes.split_first()?;
+        self.notes = rest;
+        Some(*first)
     }
-    event.end();
+
+    /// Depth is bounded by the parser.
+    fn write(&mut self, node: &Node<'_>, below: &[Node<'_>]) {
+        let name = if node.name.is_some() {
+            let n = self.index;
+            self.index = self.index.saturating_add(1);
+            n
+        } else {
+            NO_NAME
+        };
+        let note = self.note();
+        match node.value {
+            Val::Struct(_) => self.event.begin_struct(name),
+            Val::Array(_) => self.event.begin_array(name),
+            _ => {
+                let value = scalar(&node.value);
+                let Some(note) = note else { return self.event.value(name, Format::Default, value) };
+                let value = note.typed(value, self.buf).unwrap_or(value);
+                self.event.value(name, note.format, value);
+                return self.event.scrubbed(note.scrub);
+            }
+        }
+        for (node, below) in children(below) {
+            self.write(node, below);
+        }
+        self.event.end();
+    }
+
+    fn write_ext(&mut self, node: &Node<'_>, below: &[Node<'_>]) {
+        let note = self.note();
+        let name = node.name.as_deref().unwrap_or_default();
+        let own = name.rsplit_once('#').filter(|_| note.is_some_and(|n| n.numbered));
+        let name = own.map_or(name, |(own, _)| own);
+        let key = ExtKey::ALL.iter().find(|k| k.as_str() == name).copied().unwrap_or(ExtKey::Other);
+        if matches!(node.value, Val::Array(_)) {
+            self.event.begin_ext_array(key);
+            for (item, below) in children(below) {
+                self.write(item, below);
+            }
+            return self.event.end();
+        }
+        let value = scalar(&node.value);
+        let Some(note) = note else { return self.event.ext(key, value) };
+        let value = note.typed(value, self.buf).unwrap_or(value);
+        self.event.ext_formatted(key, note.format, value);
+        self.event.ext_scrubbed(note.scrub);
+    }
 }
 
 #[cfg(test)]
@@ -404,9 +527,40 @@ mod tests {
             r#""fields":{"a":1,"b":[{"c":"x"}]},"raw":"AQID","ext":{"sid":"S-1-5-18","stack":["0x1","0x2"]}}"#
         );
         assert_eq!(json(line), line);
-        // a place and a decoder of elsewhere are not believed
+        // a place of elsewhere is not believed, nor that it is one of Tidegate's own
         let own = line.replace("\"decoder\":\"json\"", "\"decoder\":\"own\"").replacen('{', "{\"seq\":9,", 1);
         assert_eq!(json(&own), line);
+    }
+
+    #[test]
+    fn types_of_another_shape_are_a_field_and_those_that_do_not_fit_are_ignored() {
+        let line = |types: &str| {
+            json(&format!(
+                r#"{{"time":"2023-11-14T22:13:20Z","decoder":"raw","fields":{{"a":[1,2],"b":"x"}},"types":{types}}}"#
+            ))
+        };
+        for odd in
+            ["\"[i]\"", "\"[i]vv\"", "\"{i}s\"", "\"[i.]s\"", "\"[i]s(\"", "\"[i]s#99999999999\"", "7", "[]"]
+        {
+            let got = line(odd);
+            assert!(got.ends_with(&format!(r#""fields":{{"a":[1,2],"b":"x","types":{odd}}}}}"#)), "{got}");
+        }
+        for kept in ["[i]v", "[ii]w.99", "[g]?", "[z]T(x)"] {
+            let got = line(&format!("\"{}\"", kept.replace('?', "a")));
+            assert!(got.ends_with(r#""fields":{"a":[1,2],"b":"x"}}"#), "{kept}: {got}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_somebody_added_does_not_cost_the_types_of_ours() {
+        let line = r#"{"time":"2023-11-14T22:13:20Z","site":["x",{"y":1}],"decoder":"raw","fields":{"a":"10.0.0.1"},"extra":2,"types":"v#7"}"#;
+        let mut batch = Batch::new();
+        Mapper::new(JsonlKeys::default(), "app".to_owned(), 0)
+            .push(&mut batch, &parse(line.as_bytes()).unwrap());
+        let event = batch.get(0).unwrap();
+        let fields: Vec<_> = event.fields().map(|f| (f.name.unwrap(), f.tags)).collect();
+        assert_eq!(fields, [("site", 0), ("a", 7), ("extra", 0)]);
+        assert!(matches!(event.fields().nth(1).unwrap().value, ValueRef::Ipv4([10, 0, 0, 1])));
     }
 
     #[test]

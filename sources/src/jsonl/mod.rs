@@ -2,14 +2,17 @@
 //!
 //! The time, provider, name and level of an event come from members named in
 //! [`JsonlKeys`]; all others are its fields, nested as they are. Lines that our own JSON
-//! writes ([`tidegate_proto::json`]) come back as the events they were, except that their
-//! decoder is `json`. A line that is no object or too long becomes a gap that names file and
+//! writes ([`tidegate_proto::json`]), dead letters too, come back as the events they were: with
+//! types, tags and marks where they have the member [`types`](tidegate_proto::json::types), as
+//! what their JSON is where they have not. A line that is no object or too long becomes a gap that names file and
 //! line; lines that follow one another in this share one gap with their count.
 
 mod event;
 mod follow;
 mod lines;
 mod parse;
+#[cfg(test)]
+mod roundtrip;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};

@@ -42,6 +42,7 @@ fn stripped(line: &str) -> (u64, String) {
     let members = event.as_object_mut().unwrap();
     let seq = members.shift_remove("seq").and_then(|s| s.as_u64()).expect("a place in the ring");
     members.shift_remove("telemetryLevel");
+    members.shift_remove("types");
     (seq, event.to_string())
 }
 

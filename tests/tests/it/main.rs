@@ -5,6 +5,7 @@ mod buffer;
 #[cfg(unix)]
 mod control;
 mod crash;
+mod dead_letters;
 mod pins;
 mod purge;
 mod receipts;

@@ -8,8 +8,8 @@
 //! | other 4xx but 408, 409, 421, 423, 425, 429 | [`Class::Refused`]: the sink knows what it means |
 //! | everything else, redirects included | [`Class::Retry`] |
 //!
-//! Of failures before a reply: a pin that does not match, a certificate that does not verify and
-//! an address that is none are `Stop`; DNS, connecting, time-outs, cut replies and what is not
+//! Of failures before a reply: a pin that does not match, a certificate that does not verify, a
+//! proxy that refuses the user and an address that is none are `Stop`; DNS, connecting, time-outs, cut replies and what is not
 //! understood are `Retry`.
 
 use std::time::{Duration, SystemTime};
@@ -19,6 +19,16 @@ use crate::DeliverError;
 
 /// The longest `Retry-After` that is believed.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// The wait that a reply asks for. A date counts from when the reply was sent, by the server's own
+/// clock if it tells: ours may be another.
+#[must_use]
+pub fn wait(reply: &Reply, now: SystemTime) -> Option<Duration> {
+    retry_after(reply.header("retry-after")?, sent_at(reply).unwrap_or(now))
+}
+
+/// Clocks that differ by more are told of: Azure refuses requests then.
+const SKEW_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// What a status means where the sink knows nothing better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +71,24 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     Some(wait.min(RETRY_AFTER_MAX))
 }
 
+/// When the server sent a reply, by its own clock.
+#[must_use]
+pub fn sent_at(reply: &Reply) -> Option<SystemTime> {
+    httpdate::parse_http_date(reply.header("date")?).ok()
+}
+
+/// Tells, in words, when this machine's clock is far from that of the server that replied.
+#[must_use]
+pub fn skew(reply: &Reply, now: SystemTime) -> Option<String> {
+    let theirs = sent_at(reply)?;
+    let (off, word) = match now.duration_since(theirs) {
+        Ok(ahead) => (ahead, "ahead"),
+        Err(e) => (e.duration(), "behind"),
+    };
+    let minutes = off.as_secs() / 60;
+    (off > SKEW_MAX).then(|| format!("this machine's clock is {minutes} minutes {word} of the service's"))
+}
+
 /// A reply that was not the one hoped for. Holds no secret.
 #[derive(Debug, thiserror::Error)]
 #[error("{destination} answered {status}{}{said}", if said.is_empty() { "" } else { ": " })]
@@ -92,7 +120,7 @@ pub fn printable(text: &str, max: usize) -> String {
 /// is not understood always is.
 #[must_use]
 pub fn reply_error(destination: &str, reply: &Reply, now: SystemTime, advice: &str) -> DeliverError {
-    let after = reply.header("retry-after").and_then(|v| retry_after(v, now));
+    let after = wait(reply, now);
     let said = reply.header("location").map_or_else(
         || String::from_utf8_lossy(reply.body.bytes()).into_owned(),
         |to| format!("redirected to {}, which is not followed", super::redact(to)),
@@ -117,6 +145,7 @@ impl From<HttpError> for DeliverError {
                 "check the server's certificate, the private CA (tls.ca_file) and this machine's clock"
                     .to_owned()
             }
+            HttpError::ProxyAuth(_) => "check http.proxy: its user and password".to_owned(),
             HttpError::Insecure(_) => "use https, or remove the pins".to_owned(),
             HttpError::Request(_) => "check the address in the configuration".to_owned(),
             _ => return DeliverError::Retry { after: None, source: Box::new(error) },
@@ -142,6 +171,24 @@ mod tests {
         for bad in ["", "soon", "-5", "1.5"] {
             assert_eq!(retry_after(bad, now), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_date_to_wait_for_counts_from_the_replys_own_date() {
+        let reply = |headers: &[(&'static str, &str)]| Reply {
+            status: 503,
+            headers: headers.iter().map(|(k, v)| ((*k).parse().unwrap(), v.parse().unwrap())).collect(),
+            body: super::super::Body::Whole(bytes::Bytes::new()),
+            trailers: super::super::HeaderMap::new(),
+        };
+        let theirs = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let now = httpdate::parse_http_date(theirs).unwrap() + Duration::from_secs(3600);
+        let later = ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT");
+        let s = |n| Some(Duration::from_secs(n));
+        assert_eq!(wait(&reply(&[later, ("date", theirs)]), now), s(60), "this clock is an hour ahead");
+        assert_eq!(wait(&reply(&[later]), now), s(0));
+        assert_eq!(wait(&reply(&[("retry-after", "5"), ("date", theirs)]), now), s(5));
+        assert_eq!(wait(&reply(&[("date", theirs)]), now), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod classify;
 mod der;
+mod live;
 pub mod pins;
 pub mod probe;
 pub mod tls;
@@ -13,7 +14,7 @@ pub mod tls;
 use std::error::Error as _;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
@@ -22,6 +23,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 pub use reqwest::{Method, Url, header};
 use serde::Deserialize;
 
+use self::live::Live;
 use self::pins::{PinMiss, PinMonitor, PinSet};
 use self::tls::{TlsConfig, TlsError};
 use crate::Clock;
@@ -140,6 +142,9 @@ pub enum HttpError {
     /// Pins are set for the host, and the address is not `https`.
     #[error("{0}: pins are set, but the address is not https")]
     Insecure(String),
+    /// The proxy lets nobody through without another user and password.
+    #[error("{0}: the proxy asks for a user and a password that it knows")]
+    ProxyAuth(String),
     /// No answer in time.
     #[error("{0}: no answer in time")]
     Timeout(String),
@@ -260,6 +265,13 @@ pub(crate) fn spki(certificate: &[u8]) -> Option<Vec<u8>> {
     der::facts(certificate).map(|f| f.spki)
 }
 
+/// A time as a header has it, at second precision; what lies outside of the years 1970 to 9999
+/// becomes the nearest that does not.
+pub(crate) fn http_date(at: SystemTime) -> String {
+    let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    httpdate::fmt_http_date(at.clamp(UNIX_EPOCH, last))
+}
+
 /// A URL without user, query and fragment, for logs, errors and receipts. What is no URL
 /// becomes `…`.
 #[must_use]
@@ -276,7 +288,7 @@ pub fn redact(url: &str) -> String {
 /// The client. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct Client {
-    inner: reqwest::Client,
+    inner: Arc<Live>,
     timeout: Duration,
     reply_max: usize,
     pins: Arc<[PinSet]>,
@@ -290,7 +302,8 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Builds a client. Reads the files that the configuration names; opens no connection.
+    /// Builds a client. Reads the files that the configuration names, and again when they are
+    /// replaced; opens no connection.
     ///
     /// # Errors
     /// When the configuration cannot be used.
@@ -308,39 +321,21 @@ impl Client {
     }
 
     fn build(config: &HttpConfig, ctx: &HttpContext, http2: bool) -> Result<Client, HttpBuildError> {
-        Client::over(config, ctx, config.tls.build(ctx)?, http2)
+        let (own, surroundings) = (config.clone(), ctx.clone());
+        Client::over(config, ctx, http2, move || Ok(own.tls.build(&surroundings)?))
     }
 
     /// A client over a TLS set-up of its own.
     fn over(
         config: &HttpConfig,
         ctx: &HttpContext,
-        tls: rustls::ClientConfig,
         http2: bool,
+        tls: impl Fn() -> Result<rustls::ClientConfig, HttpBuildError> + Send + Sync + 'static,
     ) -> Result<Client, HttpBuildError> {
-        let agent = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            // the dispatcher alone tries again
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .no_proxy()
-            .connect_timeout(config.connect_timeout.0)
-            .http1_max_headers(100)
-            .http2_max_header_list_size(HEADERS_MAX as u32)
-            .pool_idle_timeout(Duration::from_secs(60))
-            .pool_max_idle_per_host(8)
-            .user_agent(config.user_agent.as_deref().unwrap_or(agent));
-        if http2 {
-            builder = builder.http2_prior_knowledge();
-        }
-        if let Some(proxy) = &config.proxy {
-            builder = builder.proxy(proxy.build()?);
-        }
-        let inner = builder.build().map_err(|e| HttpBuildError::Other(chain(&e.without_url())))?;
+        let own = config.clone();
+        let make = Box::new(move || own.make(tls()?, http2));
         Ok(Client {
-            inner,
+            inner: Arc::new(Live::new(config, make)?),
             timeout: config.timeout.0,
             reply_max: usize::try_from(config.reply_max.0).unwrap_or(usize::MAX),
             pins: config.tls.pins.clone().into(),
@@ -369,6 +364,7 @@ impl Client {
         let end = tokio::time::Instant::now() + self.timeout;
         let sent = self
             .inner
+            .client()
             .request(request.method, request.url)
             .headers(request.headers)
             .body(request.body)
@@ -410,6 +406,32 @@ impl Client {
             Err(_) => Body::Cut(Bytes::new()),
         };
         Ok(Reply { status, headers, body, trailers })
+    }
+}
+
+impl HttpConfig {
+    fn make(&self, tls: rustls::ClientConfig, http2: bool) -> Result<reqwest::Client, HttpBuildError> {
+        let agent = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .redirect(reqwest::redirect::Policy::none())
+            // the dispatcher alone tries again
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .no_proxy()
+            .connect_timeout(self.connect_timeout.0)
+            .http1_max_headers(100)
+            .http2_max_header_list_size(HEADERS_MAX as u32)
+            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_max_idle_per_host(8)
+            .user_agent(self.user_agent.as_deref().unwrap_or(agent));
+        if http2 {
+            builder = builder.http2_prior_knowledge();
+        }
+        if let Some(proxy) = &self.proxy {
+            builder = builder.proxy(proxy.build()?);
+        }
+        builder.build().map_err(|e| HttpBuildError::Other(chain(&e.without_url())))
     }
 }
 
@@ -489,6 +511,10 @@ fn understood(host: String, error: reqwest::Error) -> HttpError {
         return HttpError::Timeout(host);
     }
     let detail = error.source().map_or_else(|| error.to_string(), chain);
+    // the type of this error is the library's own; a test tells when its words change
+    if error.is_connect() && detail.contains("proxy authorization required") {
+        return HttpError::ProxyAuth(host);
+    }
     if error.is_builder() {
         HttpError::Request(detail)
     } else if error.is_dns() {
@@ -500,6 +526,8 @@ fn understood(host: String, error: reqwest::Error) -> HttpError {
     }
 }
 
+#[cfg(test)]
+mod proxy_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -44,11 +44,16 @@ impl Pin {
         der::facts(der).map(|f| Pin::of_spki(&f.spki))
     }
 
-    /// Reads `sha256/BASE64`, `BASE64` or 64 hexadecimal digits.
+    /// Reads `sha256/BASE64`, `sha256//BASE64` (curl's form), `BASE64` or 64 hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Pin> {
         let text = text.trim();
-        let text = text.strip_prefix("sha256/").or_else(|| text.strip_prefix("sha256//")).unwrap_or(text);
+        let text = match text.strip_prefix("sha256/") {
+            // curl has a second slash; one that begins the base64 itself is among 44 characters
+            Some(hash) if hash.len() == 45 => hash.strip_prefix('/')?,
+            Some(hash) => hash,
+            None => text,
+        };
         let bytes = hex::decode(text).or_else(|| STANDARD.decode(text).ok()?.try_into().ok());
         bytes.map(Pin)
     }
@@ -409,7 +414,15 @@ mod tests {
         for text in [hex.as_str(), base64.as_str(), &base64["sha256/".len()..]] {
             assert_eq!(Pin::parse(text), Some(pin), "{text}");
         }
-        for bad in ["", "sha256/", "sha256/AAAA", "zz", &"g".repeat(64)] {
+        // curl's form; and a hash that begins with a slash of its own
+        assert_eq!(Pin::parse(&base64.replacen('/', "//", 1)), Some(pin));
+        let slash =
+            (0..u32::MAX).map(|n| Pin::of_spki(&n.to_le_bytes())).find(|p| p.0[0] >> 2 == 63).unwrap();
+        let base64 = slash.to_string();
+        assert!(base64.starts_with("sha256//"));
+        assert_eq!(Pin::parse(&base64), Some(slash));
+        assert_eq!(Pin::parse(&base64.replacen('/', "//", 1)), Some(slash));
+        for bad in ["", "sha256/", "sha256///", "sha256/AAAA", "zz", &"g".repeat(64)] {
             assert_eq!(Pin::parse(bad), None, "{bad}");
         }
     }

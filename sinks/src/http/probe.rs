@@ -122,7 +122,8 @@ pub async fn probe(address: &str, config: &HttpConfig, ctx: &HttpContext) -> Res
             seen: Arc::clone(&seen),
         }))
     });
-    let client = Client::over(config, ctx, tls.map_err(HttpBuildError::from)?, false)?;
+    let tls = tls.map_err(HttpBuildError::from)?;
+    let client = Client::over(config, ctx, false, move || Ok(tls.clone()))?;
     // over the client without its own look at the pins, which would refuse some addresses
     let client = Client { pins: Arc::from([]), ..client };
     let answered = client.send(Request::new(Method::HEAD, url)).await;

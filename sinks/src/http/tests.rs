@@ -95,7 +95,7 @@ async fn a_redirect_is_a_reply_and_is_not_followed() {
             .await;
     let reply = client("").send(get(&server.url())).await.unwrap();
     assert_eq!((reply.status, other.seen().len()), (307, 0));
-    let error = classify::reply_error("http://h/", &reply, std::time::SystemTime::now(), "");
+    let error = classify::reply_error("http://h/", &reply, SystemTime::now(), "");
     let DeliverError::Retry { source, .. } = error else { panic!("{error}") };
     assert!(source.to_string().contains("redirected to") && !source.to_string().contains("sig="), "{source}");
 }

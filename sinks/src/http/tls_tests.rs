@@ -207,6 +207,24 @@ async fn a_client_shows_its_certificate_when_it_has_one() {
     assert_eq!(ask(&server, &chain.trusting(&identity(&key)), &ctx).await.unwrap(), 200);
     assert!(ask(&server, &chain.trusting(""), &ctx).await.is_err());
     let foreign = chain.file("other.key", pem("PRIVATE KEY", &chain.leaf.key.serialize_der()));
+    // renewed while a client runs: first the key, which does not fit yet, then the certificate
+    let (later, later_key) = (chain.file("later.pem", String::new()), chain.file("later.key", String::new()));
+    std::fs::copy(&cert, &later).unwrap();
+    std::fs::copy(&foreign, &later_key).unwrap();
+    let settings =
+        format!("client_cert = '{}'\nclient_key = 'file:{}'", later.display(), later_key.display());
+    let config: HttpConfig = toml::from_str(&chain.trusting(&settings)).unwrap();
+    assert!(Client::new(&config, &ctx).is_err());
+    let stranger = Chain::new();
+    std::fs::write(&later, pem("CERTIFICATE", &stranger.leaf.der)).unwrap();
+    std::fs::write(&later_key, pem("PRIVATE KEY", &stranger.leaf.key.serialize_der())).unwrap();
+    let running = Client::new(&config, &ctx).unwrap();
+    let get = || Request::new(Method::GET, server.url().parse().unwrap());
+    assert!(running.send(get()).await.is_err(), "a certificate of another authority");
+    std::fs::copy(&key, &later_key).unwrap();
+    assert!(running.send(get()).await.is_err(), "half of a renewal");
+    std::fs::copy(&cert, &later).unwrap();
+    assert_eq!(running.send(get()).await.unwrap().status, 200);
     let config: HttpConfig = toml::from_str(&chain.trusting(&identity(&foreign))).unwrap();
     let error = Client::new(&config, &ctx).unwrap_err();
     assert!(matches!(error, HttpBuildError::Tls(TlsError::KeyUnusable)), "{error:?}");

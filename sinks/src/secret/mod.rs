@@ -124,6 +124,17 @@ impl SecretRef {
         if matches!(self, SecretRef::Dpapi(_)) { dpapi::available() } else { Ok(()) }
     }
 
+    /// The file that it is in, if it is in one.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        match self {
+            SecretRef::File(path) | SecretRef::Dpapi(path) => Some(path.clone()),
+            SecretRef::Credential(name) => {
+                std::env::var_os("CREDENTIALS_DIRECTORY").map(|dir| PathBuf::from(dir).join(name))
+            }
+            SecretRef::Value(_) | SecretRef::Env(_) => None,
+        }
+    }
+
     /// Looks the secret up. Reads a file of at most [`SECRET_MAX`] bytes, so it may block shortly.
     ///
     /// # Errors

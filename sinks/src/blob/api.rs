@@ -1,5 +1,7 @@
 //! The few operations that are needed.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -10,16 +12,18 @@ use super::auth::Auth;
 use super::error;
 use crate::DeliverError;
 use crate::holdings::Deletion;
-use crate::http::{Body, Client, Method, Reply, Request, Url, redact};
+use crate::http::{Body, Client, Method, Reply, Request, Url, http_date, redact};
 
 /// A container and the right to write there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Api {
     pub client: Client,
     pub target: Target,
-    pub auth: Auth,
+    pub auth: Arc<Auth>,
     /// `x-ms-version`
     pub version: String,
+    /// The newest credentials when the attempt began; none for requests that stand alone.
+    pub begun: Option<u64>,
 }
 
 /// On what condition a blob is written.
@@ -65,18 +69,25 @@ fn md5(bytes: &[u8]) -> String {
 }
 
 impl Api {
+    /// The same for the requests of one attempt: what is refused though it was handed out for this
+    /// attempt needs someone to act.
+    pub fn attempt(&self) -> Api {
+        Api { begun: Some(self.auth.newest()), ..self.clone() }
+    }
+
     /// Makes one request with date, version and credentials.
     pub async fn send(&self, mut request: Request) -> Result<Reply, DeliverError> {
-        let date = httpdate::fmt_http_date(self.client.clock().now());
+        let date = http_date(self.client.clock().now());
         request = request.header("x-ms-date", &date)?.header("x-ms-version", &self.version)?;
-        let (proof, kept) = self.auth.proof(&self.target).await?;
+        let begun = self.begun.unwrap_or_else(|| self.auth.newest());
+        let (proof, number) = self.auth.proof(&self.target).await?;
         let url = request.url.clone();
         let request = proof.apply(&self.target.account, request)?;
         let reply = self.client.send(request).await?;
-        if matches!(reply.status, 401 | 403) {
-            self.auth.give_up().await;
-            if kept {
-                // they may have ended on the way; the next attempt has fresh ones
+        if let (401 | 403, Some(number)) = (reply.status, number) {
+            self.auth.give_up(number).await;
+            if number <= begun && !error::lacks_permission(&reply) {
+                // older than the attempt, they may have ended; the next attempt has fresh ones
                 return Err(match self.fail(&url, &reply) {
                     DeliverError::Stop { source, .. } => DeliverError::Retry { after: None, source },
                     other => other,

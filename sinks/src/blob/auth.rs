@@ -51,27 +51,35 @@ pub(super) enum Proof {
 }
 
 impl Auth {
-    /// The credentials for one request, and whether they were kept from an earlier one: then a
-    /// refusal may only mean that they have ended.
-    pub async fn proof(&self, target: &Target) -> Result<(Proof, bool), DeliverError> {
+    /// The credentials for one request; with their number, if they were handed out to us and end.
+    pub async fn proof(&self, target: &Target) -> Result<(Proof, Option<u64>), DeliverError> {
         match self {
             Auth::Identity(tokens) => {
-                let (token, kept) = tokens.token().await?;
-                Ok((Proof::Token(token), kept))
+                let (token, number) = tokens.token().await?;
+                Ok((Proof::Token(token), Some(number)))
             }
             Auth::Broker(broker) => {
-                let (sas, kept) = broker.sas(&target.container).await?;
-                Ok((Proof::Sas(sas), kept))
+                let (sas, number) = broker.sas(&target.container).await?;
+                Ok((Proof::Sas(sas), Some(number)))
             }
-            _ => Ok((self.own()?, false)),
+            _ => Ok((self.own()?, None)),
         }
     }
 
-    /// Gives up what was kept.
-    pub async fn give_up(&self) {
+    /// The number of the credentials handed out last, 0 before the first.
+    pub fn newest(&self) -> u64 {
         match self {
-            Auth::Identity(tokens) => tokens.give_up().await,
-            Auth::Broker(broker) => broker.give_up().await,
+            Auth::Identity(tokens) => tokens.kept.newest(),
+            Auth::Broker(broker) => broker.kept.newest(),
+            Auth::Key(_) | Auth::Sas(_) | Auth::ConnectionString(_) => 0,
+        }
+    }
+
+    /// Gives up credentials that the service has refused.
+    pub async fn give_up(&self, number: u64) {
+        match self {
+            Auth::Identity(tokens) => tokens.kept.give_up(number).await,
+            Auth::Broker(broker) => broker.kept.give_up(number).await,
             Auth::Key(_) | Auth::Sas(_) | Auth::ConnectionString(_) => {}
         }
     }

@@ -9,22 +9,20 @@
 //! ```
 //!
 //! The answer is the container's URL with a SAS for it (permissions read, create, write). It is
-//! kept until shortly before the SAS's own end (`se`), and given up when the service refuses it.
+//! kept until shortly before the SAS's own end (`se`, by the clock of the answer's `Date`), or
+//! without limit where a stored policy (`si`) ends it, and given up when the service refuses it.
 //! Its host and container must be those of the settings: a broker cannot send events elsewhere.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use tidegate_proto::time;
-use tokio::sync::Mutex;
 
+use super::kept::{Fresh, Kept};
 use crate::DeliverError;
 use crate::http::classify::{self, BadReply, Class};
 use crate::http::{Client, Method, Request, Url, redact};
 use crate::secret::{Secret, SecretRef};
-
-/// A SAS is renewed so long before its end, or at half its life if that is shorter.
-const MARGIN: Duration = Duration::from_secs(300);
 
 /// `[….sas_broker]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -39,12 +37,6 @@ pub struct BrokerConfig {
     pub token: Option<SecretRef>,
 }
 
-#[derive(Clone, Debug)]
-struct Kept {
-    sas: Secret<String>,
-    renew: SystemTime,
-}
-
 /// Asks the broker and keeps its answer.
 #[derive(Debug)]
 pub(super) struct Broker {
@@ -52,13 +44,13 @@ pub(super) struct Broker {
     url: Url,
     host: String,
     token: Option<SecretRef>,
-    kept: Mutex<Option<Kept>>,
+    pub kept: Kept,
 }
 
 /// An answer that is no SAS for our container.
 #[derive(Debug, thiserror::Error)]
 #[error("the broker's answer cannot be used: {0}")]
-struct NoSas(&'static str);
+struct NoSas(String);
 
 #[derive(Deserialize)]
 struct Answer {
@@ -77,28 +69,16 @@ impl Broker {
             return Err("host is 1 to 255 characters".to_owned());
         }
         let (host, token) = (config.host.clone(), config.token.clone());
-        Ok(Broker { client, url, host, token, kept: Mutex::default() })
+        Ok(Broker { client, url, host, token, kept: Kept::default() })
     }
 
-    /// A SAS for the container, and whether it was there already.
-    pub async fn sas(&self, container: &Url) -> Result<(Secret<String>, bool), DeliverError> {
-        let mut kept = self.kept.lock().await;
+    /// A SAS for the container, and its number.
+    pub async fn sas(&self, container: &Url) -> Result<(Secret<String>, u64), DeliverError> {
         let now = self.client.clock().now();
-        if let Some(k) = kept.as_ref().filter(|k| k.renew > now) {
-            return Ok((k.sas.clone(), true));
-        }
-        let fresh = self.fetch(container, now).await?;
-        let sas = fresh.sas.clone();
-        *kept = Some(fresh);
-        Ok((sas, false))
+        self.kept.or(now, self.fetch(container, now)).await
     }
 
-    /// Gives up a SAS that the service has refused.
-    pub async fn give_up(&self) {
-        *self.kept.lock().await = None;
-    }
-
-    async fn fetch(&self, container: &Url, now: SystemTime) -> Result<Kept, DeliverError> {
+    async fn fetch(&self, container: &Url, now: SystemTime) -> Result<Fresh, DeliverError> {
         let name = container.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default();
         let body = serde_json::json!({ "host": self.host, "container": name }).to_string();
         let mut request = Request::new(Method::POST, self.url.clone());
@@ -113,7 +93,7 @@ impl Broker {
         let reply = self.client.send(request).await?;
         if !(200..=299).contains(&reply.status) {
             let source = Box::new(BadReply::new(&redact(self.url.as_str()), reply.status, ""));
-            let after = reply.header("retry-after").and_then(|v| classify::retry_after(v, now));
+            let after = classify::wait(&reply, now);
             return Err(match classify::status(reply.status) {
                 Class::Stop | Class::Refused => {
                     let advice =
@@ -123,7 +103,7 @@ impl Broker {
                 _ => DeliverError::Retry { after, source },
             });
         }
-        let retry = |why| DeliverError::Retry { after: None, source: Box::new(NoSas(why)) };
+        let retry = |why: &str| DeliverError::Retry { after: None, source: Box::new(NoSas(why.to_owned())) };
         let answer: Answer = serde_json::from_slice(reply.body.bytes()).map_err(|_| retry("no url in it"))?;
         let url: Url = answer.url.parse().map_err(|_| retry("no URL"))?;
         let place =
@@ -131,20 +111,75 @@ impl Broker {
         if place(&url) != place(container) || url.path().trim_end_matches('/') != container.path() {
             return Err(DeliverError::Stop {
                 advice: "the broker names another container than the settings: mend one of them".to_owned(),
-                source: Box::new(NoSas("another container")),
+                source: Box::new(NoSas("another container".to_owned())),
             });
         }
-        let sas = url.query().unwrap_or_default();
-        let end = url.query_pairs().find(|(k, _)| k == "se").and_then(|(_, v)| end_of(&v));
-        let end = end.ok_or_else(|| retry("the SAS tells no end"))?;
-        let life = end.duration_since(now).map_err(|_| retry("the SAS has ended"))?;
-        Ok(Kept { sas: Secret::new(sas.to_owned()), renew: now + life.saturating_sub(MARGIN.min(life / 2)) })
+        let sas = Secret::new(url.query().unwrap_or_default().to_owned());
+        let told = |name: &str| url.query_pairs().find(|(k, _)| k == name).map(|(_, v)| v);
+        let Some(end) = told("se") else {
+            // the end is the policy's, which the service alone knows
+            return match told("si") {
+                Some(_) => Ok(Fresh { secret: sas, life: None }),
+                None => Err(retry("the SAS tells neither an end (se) nor a policy (si)")),
+            };
+        };
+        let end = end_of(&end).ok_or_else(|| retry("the SAS has an end (se) that is no time"))?;
+        // by their clock, as ours may be wrong
+        let theirs = classify::sent_at(&reply);
+        match end.duration_since(theirs.unwrap_or(now)) {
+            Ok(life) if !life.is_zero() => Ok(Fresh { secret: sas, life: Some(life) }),
+            _ => {
+                let clock = classify::skew(&reply, now).map(|skew| format!("; {skew}"));
+                Err(retry(&format!("the SAS has ended{}", clock.unwrap_or_default())))
+            }
+        }
     }
 }
 
-/// The time in `se`: an RFC 3339 time, or a date.
+/// The time in `se`, in one of the forms that the service takes: `YYYY-MM-DD`,
+/// `YYYY-MM-DDThh:mmZ`, `YYYY-MM-DDThh:mm:ssZ`, with an offset for `Z` and digits behind the
+/// seconds.
 fn end_of(text: &str) -> Option<SystemTime> {
-    let whole = if text.contains('T') { text.to_owned() } else { format!("{text}T00:00:00Z") };
+    let whole = match text.len() {
+        10 => format!("{text}T00:00:00Z"),
+        // no seconds: a zone, or its sign, follows the minutes
+        _ => match text.split_at_checked(16)? {
+            (minutes, zone) if zone.starts_with(['Z', '+', '-']) => format!("{minutes}:00{zone}"),
+            _ => text.to_owned(),
+        },
+    };
     let ns = u64::try_from(time::parse_rfc3339(&whole)?).ok()?;
     Some(UNIX_EPOCH + Duration::from_nanos(ns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_an_end_that_the_service_takes_is_read() {
+        let at = |text: &str| end_of(text).map(|t| t.duration_since(UNIX_EPOCH).unwrap().as_secs());
+        let day = 1_907_712_000;
+        for (text, want) in [
+            ("2030-06-15", day),
+            ("2030-06-15T01:02Z", day + 3720),
+            ("2030-06-15T01:02:03Z", day + 3723),
+            ("2030-06-15T01:02:03.5000000Z", day + 3723),
+            ("2030-06-15T01:02+01:00", day + 120),
+            ("2030-06-15T01:02:03-00:30", day + 5523),
+        ] {
+            assert_eq!(at(text), Some(want), "{text}");
+        }
+        for bad in [
+            "",
+            "2030",
+            "2030-13-01",
+            "2030-06-15T",
+            "2030-06-15T01:02",
+            "2030-06-15T01Z",
+            "soon, I think, Z",
+        ] {
+            assert_eq!(at(bad), None, "{bad}");
+        }
+    }
 }

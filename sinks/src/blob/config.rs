@@ -5,9 +5,9 @@ use serde::Deserialize;
 use super::account::{ConnectionString, Place, Target};
 use super::auth::{Auth, AuthError};
 use super::broker::{Broker, BrokerConfig};
-use super::token::{IdentityConfig, Tokens};
+use super::token::{IdentityConfig, IdentityKind, Tokens};
 use crate::format::{Compression, Format};
-use crate::http::{Client, HttpBuildError, HttpConfig};
+use crate::http::{Client, HttpBuildError, HttpConfig, HttpContext};
 use crate::layout::LayoutError;
 use crate::limits::{BatchConfig, LimitError};
 use crate::secret::SecretRef;
@@ -194,7 +194,7 @@ impl BlobConfig {
     }
 
     /// The container and the credentials.
-    pub(super) fn target(&self, client: &Client) -> Result<(Target, Auth), BlobError> {
+    pub(super) fn target(&self, client: &Client, ctx: &HttpContext) -> Result<(Target, Auth), BlobError> {
         let credentials =
             |key: &'static str| move |e: AuthError| BlobError::Credentials { key, source: Box::new(e) };
         let mut place = Place {
@@ -229,7 +229,14 @@ impl BlobConfig {
             }
             _ => match (&self.identity, &self.sas_broker) {
                 (Some(identity), _) => {
-                    let tokens = Tokens::new(identity, client.clone());
+                    let client = match identity.kind {
+                        // what the machine itself tells, no proxy can ask for
+                        IdentityKind::Managed | IdentityKind::Arc if self.http.proxy.is_some() => {
+                            Client::new(&HttpConfig { proxy: None, ..self.http.clone() }, ctx)?
+                        }
+                        _ => client.clone(),
+                    };
+                    let tokens = Tokens::new(identity, client);
                     ("identity", Auth::Identity(Box::new(tokens.map_err(|why| setting("identity", why))?)))
                 }
                 (None, Some(broker)) => {

@@ -1,13 +1,10 @@
 //! What the Blob service's answers mean ("Blob service error codes").
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::DeliverError;
 use crate::http::Reply;
 use crate::http::classify::{self, BadReply, Class};
-
-/// The service refuses requests whose time is off by more.
-const SKEW_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// An answer with the service's code.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +19,17 @@ pub(super) struct ServiceError {
 /// Whether an error is "no such container".
 pub(super) fn is_no_container(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<ServiceError>().is_some_and(|e| e.code == "ContainerNotFound")
+}
+
+/// Whether the credentials hold but do not allow it: others of their kind will not either.
+pub(super) fn lacks_permission(reply: &Reply) -> bool {
+    matches!(
+        code(reply).as_str(),
+        "AuthorizationPermissionMismatch"
+            | "AuthorizationPermissionDenied"
+            | "AuthorizationServiceMismatch"
+            | "AuthorizationResourceTypeMismatch"
+    )
 }
 
 /// The service's code of a reply.
@@ -51,7 +59,7 @@ fn message(reply: &Reply) -> String {
 /// The error that a reply means for the dispatcher.
 pub(super) fn of_reply(destination: &str, reply: &Reply, now: SystemTime, credentials: &str) -> DeliverError {
     let code = code(reply);
-    let after = reply.header("retry-after").and_then(|v| classify::retry_after(v, now));
+    let after = classify::wait(reply, now);
     let said = match reply.header("location") {
         Some(to) => format!("redirected to {}, which is not followed", crate::http::redact(to)),
         None => message(reply),
@@ -93,8 +101,8 @@ pub(super) fn of_reply(destination: &str, reply: &Reply, now: SystemTime, creden
         (403, "AuthorizationFailure" | "IpAuthorizationSourceIPMismatch") => {
             format!("the account's firewall or policy refuses this machine, or: {credentials}")
         }
-        _ => match skew(reply, now) {
-            Some(text) => text,
+        _ => match classify::skew(reply, now) {
+            Some(text) => format!("{text}: set it right"),
             None => credentials.to_owned(),
         },
     };
@@ -105,19 +113,4 @@ pub(super) fn of_reply(destination: &str, reply: &Reply, now: SystemTime, creden
         Class::Split => DeliverError::Split { source },
         Class::Ok | Class::Retry | Class::Refused => DeliverError::Retry { after, source },
     }
-}
-
-/// Tells when this machine's clock is what is wrong.
-fn skew(reply: &Reply, now: SystemTime) -> Option<String> {
-    let theirs = httpdate::parse_http_date(reply.header("date")?).ok()?;
-    let (off, word) = match now.duration_since(theirs) {
-        Ok(ahead) => (ahead, "ahead"),
-        Err(e) => (e.duration(), "behind"),
-    };
-    (off > SKEW_MAX).then(|| {
-        format!(
-            "this machine's clock is {} minutes {word} of the service's: set it right",
-            off.as_secs() / 60
-        )
-    })
 }

@@ -29,17 +29,20 @@
 
 mod account;
 mod api;
+mod arc;
 mod assertion;
 mod auth;
 mod broker;
 mod config;
 mod error;
 mod holdings;
+mod kept;
 mod list;
 mod sign;
 mod token;
 mod upload;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -90,12 +93,12 @@ impl BlobSink {
         let limits = config.batch.over(own)?;
         let layout = Layout::new(&config.layout, config.format, config.compression)?;
         let client = Client::new(&config.http, ctx)?;
-        let (target, auth) = config.target(&client)?;
+        let (target, auth) = config.target(&client, ctx)?;
         Ok(BlobSink {
             id: id.clone(),
             layout,
             limits,
-            api: Api { client, target, auth, version },
+            api: Api { client, target, auth: Arc::new(auth), version, begun: None },
             create_container: config.create_container,
             container_made: AtomicBool::new(false),
             block_size,
@@ -104,9 +107,9 @@ impl BlobSink {
     }
 
     /// Creates the container, once a process, if asked to.
-    async fn container(&self) -> Result<(), DeliverError> {
+    async fn container(&self, api: &Api) -> Result<(), DeliverError> {
         if self.create_container && !self.container_made.load(Ordering::Relaxed) {
-            self.api.create_container().await?;
+            api.create_container().await?;
             self.container_made.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -161,9 +164,10 @@ impl Staged for BlobSink {
 
     fn send<'a>(&'a self, ready: &'a Ready) -> BoxFuture<'a, Result<Delivered, DeliverError>> {
         Box::pin(async move {
-            self.container().await?;
+            let api = self.api.attempt();
+            self.container(&api).await?;
             let uploads: Vec<BoxFuture<'_, _>> =
-                ready.parts.iter().map(|part| Box::pin(self.upload(ready, part)) as _).collect();
+                ready.parts.iter().map(|part| Box::pin(self.upload(&api, ready, part)) as _).collect();
             let objects: Result<Vec<Object>, DeliverError> =
                 futures_util::stream::iter(uploads).buffered(PARTS_AT_A_TIME).try_collect().await;
             let objects = match objects {

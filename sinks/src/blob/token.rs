@@ -4,27 +4,27 @@
 //! | `identity.kind` | where the token comes from |
 //! |---|---|
 //! | `managed` | the machine's metadata service, `169.254.169.254` (or the one that `IDENTITY_ENDPOINT` names) |
+//! | `arc` | the agent of Azure Arc on this machine (`arc.rs`) |
 //! | `workload` | the authority, for the token in `AZURE_FEDERATED_TOKEN_FILE` (Kubernetes) |
 //! | `client-secret` | the authority, for a secret |
 //! | `client-certificate` | the authority, for a token that the certificate's key has signed (`assertion.rs`) |
 //!
-//! A token is kept until shortly before its end; one request at a time renews it. A token that
-//! the service refuses is given up, so that the next attempt gets another.
+//! A token is kept until shortly before its end (`kept.rs`); one request at a time renews it. A
+//! token that the service refuses is given up, so that the next attempt gets another.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
-use tokio::sync::Mutex;
 
+use super::arc;
 use super::assertion::Signer;
+use super::kept::{Fresh, Kept};
 use crate::DeliverError;
 use crate::http::classify::{self, BadReply, Class};
 use crate::http::{Client, Method, Request, Url, redact};
 use crate::secret::{Secret, SecretRef};
 
-/// A token is renewed so long before its end.
-const MARGIN: Duration = Duration::from_secs(300);
 const RESOURCE: &str = "https://storage.azure.com/";
 const AUTHORITY: &str = "https://login.microsoftonline.com";
 const METADATA: &str = "http://169.254.169.254/metadata/identity/oauth2/token";
@@ -33,7 +33,8 @@ const METADATA: &str = "http://169.254.169.254/metadata/identity/oauth2/token";
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityConfig {
-    /// `kind`: `managed`, `workload`, `client-secret` or `client-certificate`.
+    /// `kind`: `managed`, `arc`, `workload`, `client-secret` or `client-certificate`. `managed` is
+    /// `arc` where `IMDS_ENDPOINT` is set beside `IDENTITY_ENDPOINT`, as Arc's agent does.
     pub kind: IdentityKind,
     /// `client_id`: of a user-assigned identity, or of the application. For `workload` default:
     /// `AZURE_CLIENT_ID`.
@@ -66,8 +67,8 @@ pub struct IdentityConfig {
     /// `resource`: what the token is for. Default: `https://storage.azure.com/`.
     #[serde(default)]
     pub resource: Option<String>,
-    /// `endpoint`: the metadata service of a managed identity. Default: `IDENTITY_ENDPOINT`, or
-    /// the machine's own.
+    /// `endpoint`: the metadata service of a managed identity, or the agent of Azure Arc. Default:
+    /// `IDENTITY_ENDPOINT`, or the machine's own. Never asked through a proxy.
     #[serde(default)]
     pub endpoint: Option<String>,
 }
@@ -78,6 +79,8 @@ pub struct IdentityConfig {
 pub enum IdentityKind {
     /// The machine has an identity.
     Managed,
+    /// The machine is outside of Azure, and Azure Arc gives it one.
+    Arc,
     /// The pod has one.
     Workload,
     /// An application has one, and a secret.
@@ -92,6 +95,11 @@ enum From {
     Managed {
         url: Url,
         header: Option<Secret<String>>,
+    },
+    /// The agent's endpoint, and the folder of its key files.
+    Arc {
+        url: Url,
+        folder: PathBuf,
     },
     Workload {
         file: SecretRef,
@@ -110,13 +118,7 @@ pub(super) struct Tokens {
     client_id: String,
     authority: Option<Url>,
     resource: String,
-    kept: Mutex<Option<Kept>>,
-}
-
-#[derive(Clone, Debug)]
-struct Kept {
-    token: Secret<String>,
-    until: SystemTime,
+    pub kept: Kept,
 }
 
 /// An answer that is no token. Holds none.
@@ -156,13 +158,26 @@ impl Tokens {
                 .ok_or_else(|| format!("{key} is no http or https URL without user and password"))
         };
         let resource = config.resource.clone().unwrap_or_else(|| RESOURCE.to_owned());
+        let named = environment("IDENTITY_ENDPOINT");
+        let header = environment("IDENTITY_HEADER");
+        let agents = named.is_some() && header.is_none() && environment("IMDS_ENDPOINT").is_some();
+        let arc = config.kind == IdentityKind::Arc
+            || config.kind == IdentityKind::Managed && config.endpoint.is_none() && agents;
+        if arc {
+            if config.client_id.is_some() {
+                return Err("client_id: a machine of Azure Arc has its own identity alone".to_owned());
+            }
+            let url = config.endpoint.clone().or(named).unwrap_or_else(|| arc::ENDPOINT.to_owned());
+            let from = From::Arc { url: parse(&url, "endpoint")?, folder: arc::folder() };
+            let (client_id, kept) = (String::new(), Kept::default());
+            return Ok(Tokens { client, from, client_id, authority: None, resource, kept });
+        }
         if config.kind == IdentityKind::Managed {
-            let named = environment("IDENTITY_ENDPOINT");
-            let header = named.is_some().then(|| environment("IDENTITY_HEADER")).flatten().map(Secret::new);
+            let header = header.filter(|_| named.is_some()).map(Secret::new);
             let url = config.endpoint.clone().or(named).unwrap_or_else(|| METADATA.to_owned());
             let from = From::Managed { url: parse(&url, "endpoint")?, header };
             let client_id = config.client_id.clone().unwrap_or_default();
-            return Ok(Tokens { client, from, client_id, authority: None, resource, kept: Mutex::default() });
+            return Ok(Tokens { client, from, client_id, authority: None, resource, kept: Kept::default() });
         }
         let workload = config.kind == IdentityKind::Workload;
         let other = |name: &str| workload.then(|| environment(name)).flatten();
@@ -196,7 +211,7 @@ impl Tokens {
                     legacy: tenant == "adfs",
                 })
             }
-            IdentityKind::ClientSecret | IdentityKind::Managed => {
+            IdentityKind::ClientSecret | IdentityKind::Managed | IdentityKind::Arc => {
                 let secret = config.client_secret.clone();
                 From::ClientSecret {
                     secret: secret.ok_or("client_secret is needed for this kind of identity")?,
@@ -204,31 +219,38 @@ impl Tokens {
             }
         };
         let authority = Some(authority);
-        Ok(Tokens { client, from, client_id, authority, resource, kept: Mutex::default() })
+        Ok(Tokens { client, from, client_id, authority, resource, kept: Kept::default() })
     }
 
-    /// A token that holds for some minutes, and whether it was there already.
-    pub async fn token(&self) -> Result<(Secret<String>, bool), DeliverError> {
-        let mut kept = self.kept.lock().await;
+    /// A token that holds, and its number.
+    pub async fn token(&self) -> Result<(Secret<String>, u64), DeliverError> {
         let now = self.client.clock().now();
-        if let Some(k) = kept.as_ref().filter(|k| k.until > now + MARGIN) {
-            return Ok((k.token.clone(), true));
+        self.kept.or(now, self.fetch(now)).await
+    }
+
+    /// Takes another folder for that of the Arc agent's key files.
+    #[cfg(test)]
+    pub fn arc_keys_in(&mut self, other: &std::path::Path) {
+        if let From::Arc { folder, .. } = &mut self.from {
+            other.clone_into(folder);
         }
-        let fresh = self.fetch(now).await?;
-        let token = fresh.token.clone();
-        *kept = Some(fresh);
-        Ok((token, false))
     }
 
-    /// Gives up a token that the service has refused.
-    pub async fn give_up(&self) {
-        *self.kept.lock().await = None;
-    }
-
-    async fn fetch(&self, now: SystemTime) -> Result<Kept, DeliverError> {
+    async fn fetch(&self, now: SystemTime) -> Result<Fresh, DeliverError> {
         let request = self.request()?;
         let destination = redact(request.url.as_str());
-        let reply = self.client.send(request).await?;
+        let mut reply = self.client.send(request).await?;
+        if let (From::Arc { folder, .. }, 401) = (&self.from, reply.status) {
+            let key = arc::key(&reply, folder).map_err(|e| DeliverError::Stop {
+                advice: "check the Arc agent on this machine, and that the collector's user is in its group \
+                         (himds)"
+                    .to_owned(),
+                source: Box::new(e),
+            })?;
+            let request =
+                self.request()?.secret_header("authorization", &format!("Basic {}", key.expose()))?;
+            reply = self.client.send(request).await?;
+        }
         let body = reply.body.bytes();
         if !(200..=299).contains(&reply.status) {
             let said = serde_json::from_slice::<Refusal>(body).ok();
@@ -239,7 +261,7 @@ impl Tokens {
                 })
                 .unwrap_or_default();
             let source = Box::new(BadReply::new(&destination, reply.status, text.trim()));
-            let after = reply.header("retry-after").and_then(|v| classify::retry_after(v, now));
+            let after = classify::wait(&reply, now);
             // the authority says 400 of wrong credentials (RFC 6749, section 5.2)
             return Err(match classify::status(reply.status) {
                 Class::Stop | Class::Refused => DeliverError::Stop {
@@ -263,7 +285,7 @@ impl Tokens {
         if answer.access_token.is_empty() || !answer.access_token.bytes().all(usable) {
             return Err(no_token());
         }
-        Ok(Kept { token: Secret::new(answer.access_token), until: now + Duration::from_secs(seconds) })
+        Ok(Fresh { secret: Secret::new(answer.access_token), life: Some(Duration::from_secs(seconds)) })
     }
 
     fn request(&self) -> Result<Request, DeliverError> {
@@ -283,6 +305,12 @@ impl Tokens {
                 Some(secret) => request.secret_header("x-identity-header", secret.expose())?,
                 None => request.header("metadata", "true")?,
             });
+        }
+        if let From::Arc { url, .. } = &self.from {
+            let mut url = url.clone();
+            let version = arc::API_VERSION;
+            url.query_pairs_mut().append_pair("api-version", version).append_pair("resource", &self.resource);
+            return Ok(Request::new(Method::GET, url).header("metadata", "true")?);
         }
         // a URL's query is the encoding of forms
         let mut form: Url = "http://form/"
@@ -324,7 +352,7 @@ impl Tokens {
                 From::ClientSecret { secret } => {
                     pairs.append_pair("client_secret", secret.resolve().map_err(wrong)?.expose());
                 }
-                From::Managed { .. } => {}
+                From::Managed { .. } | From::Arc { .. } => {}
             }
         }
         let body = form.query().unwrap_or_default().to_owned();

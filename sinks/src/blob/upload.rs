@@ -3,7 +3,7 @@
 use tidegate_proto::hex;
 
 use super::BlobSink;
-use super::api::{Properties, Upload, When, Written};
+use super::api::{Api, Properties, Upload, When, Written};
 use crate::http::redact;
 use crate::layout::Part;
 use crate::{DeliverError, Object, Ready};
@@ -26,7 +26,12 @@ pub(super) enum InTheWay {
 
 impl BlobSink {
     /// Writes one blob of a batch.
-    pub(super) async fn upload(&self, ready: &Ready, part: &Part) -> Result<Object, DeliverError> {
+    pub(super) async fn upload(
+        &self,
+        api: &Api,
+        ready: &Ready,
+        part: &Part,
+    ) -> Result<Object, DeliverError> {
         let origin = &ready.origin;
         let metadata = [
             (TAG, part.tag.clone()),
@@ -45,13 +50,13 @@ impl BlobSink {
             content_type: self.layout.format().content_type(self.layout.compression()),
             metadata: &metadata,
         };
-        if let Written::Done(etag) = self.write(&upload, part, &When::Absent).await? {
+        if let Written::Done(etag) = self.write(api, &upload, part, &When::Absent).await? {
             return Ok(self.object(part, etag, false));
         }
         let destination = self.destination(part);
         let race =
             || DeliverError::Retry { after: None, source: Box::new(InTheWay::Race(destination.clone())) };
-        let there = self.api.properties(&part.name).await?.ok_or_else(race)?;
+        let there = api.properties(&part.name).await?.ok_or_else(race)?;
         if there.reply.header(TAG) != Some(&part.tag) {
             let advice =
                 format!("look at {destination}: move it away, or give this collector its own layout");
@@ -60,7 +65,7 @@ impl BlobSink {
         if let Some(found) = self.same(part, &there) {
             return Ok(found);
         }
-        match self.write(&upload, part, &When::Is(&there.etag)).await? {
+        match self.write(api, &upload, part, &When::Is(&there.etag)).await? {
             Written::Done(etag) => Ok(self.object(part, etag, false)),
             Written::Refused => Err(race()),
             Written::Immutable => {
@@ -79,14 +84,15 @@ impl BlobSink {
 
     async fn write(
         &self,
+        api: &Api,
         upload: &Upload<'_>,
         part: &Part,
         when: &When<'_>,
     ) -> Result<Written, DeliverError> {
         if upload.bytes.len() <= self.single_put_max {
-            self.api.put(upload, when).await
+            api.put(upload, when).await
         } else {
-            self.api.put_blocks(upload, when, self.block_size, &part.encoded.sha256).await
+            api.put_blocks(upload, when, self.block_size, &part.encoded.sha256).await
         }
     }
 

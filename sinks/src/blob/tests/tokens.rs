@@ -7,37 +7,55 @@ use super::*;
 use crate::Clock;
 
 /// Counts the tokens it hands out (`token-1`, …) and answers uploads.
-struct Cloud {
-    server: CannedServer,
+pub(super) struct Cloud {
+    pub server: CannedServer,
     seconds: Arc<AtomicU64>,
     handed: Arc<AtomicU32>,
     /// Uploads refused with 401 before one is taken.
     refuse: Arc<AtomicU32>,
 }
 
+/// An answer that gives a token for an hour.
+pub(super) fn token(n: u32) -> Canned {
+    Canned::status(200).saying(format!("{{\"access_token\":\"token-{n}\",\"expires_in\":\"3600\"}}"))
+}
+
 impl Cloud {
-    async fn new(answer: impl Fn(u32) -> Canned + Send + Sync + 'static) -> Cloud {
-        let (handed, refuse) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-        let (count, no) = (Arc::clone(&handed), Arc::clone(&refuse));
-        let server = CannedServer::handler(move |seen| {
-            if !seen.target.starts_with("/acct/logs/") {
-                return answer(count.fetch_add(1, Ordering::Relaxed) + 1);
-            }
+    pub async fn new(answer: impl Fn(u32) -> Canned + Send + Sync + 'static) -> Cloud {
+        let refuse = Arc::new(AtomicU32::new(0));
+        let no = Arc::clone(&refuse);
+        let cloud = Cloud::answering(answer, move |_, _| {
             let refused = no.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
             if refused { error_reply(401, "InvalidAuthenticationInfo") } else { Canned::status(201) }
         })
         .await;
-        Cloud { server, seconds: Arc::new(AtomicU64::new(1_750_000_000)), handed, refuse }
+        Cloud { refuse, ..cloud }
     }
 
-    async fn tokens() -> Cloud {
-        Cloud::new(|n| {
-            Canned::status(200).saying(format!("{{\"access_token\":\"token-{n}\",\"expires_in\":\"3600\"}}"))
+    /// With a service of another kind, which may set the sinks' clocks.
+    pub async fn answering(
+        answer: impl Fn(u32) -> Canned + Send + Sync + 'static,
+        uploads: impl Fn(&Seen, &AtomicU64) -> Canned + Send + Sync + 'static,
+    ) -> Cloud {
+        let handed = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&handed);
+        let seconds = Arc::new(AtomicU64::new(1_750_000_000));
+        let clock = Arc::clone(&seconds);
+        let server = CannedServer::handler(move |seen| {
+            if !seen.target.starts_with("/acct/logs/") {
+                return answer(count.fetch_add(1, Ordering::Relaxed) + 1);
+            }
+            uploads(seen, &clock)
         })
-        .await
+        .await;
+        Cloud { server, seconds, handed, refuse: Arc::default() }
     }
 
-    fn sink(&self, settings: &str) -> BlobSink {
+    pub async fn tokens() -> Cloud {
+        Cloud::new(token).await
+    }
+
+    pub fn sink(&self, settings: &str) -> BlobSink {
         let url = self.server.url();
         let text = format!(
             "container = \"logs\"\naccount = \"acct\"\nendpoint = \"{url}\"\npath_style = true\nlayout = \"\"\n{}",
@@ -50,20 +68,21 @@ impl Cloud {
             .unwrap()
     }
 
-    fn pass(&self, seconds: u64) {
+    pub fn pass(&self, seconds: u64) {
         self.seconds.fetch_add(seconds, Ordering::Relaxed);
     }
 
-    fn handed(&self) -> u32 {
+    pub fn handed(&self) -> u32 {
         self.handed.load(Ordering::Relaxed)
     }
 
-    fn uploads(&self) -> Vec<Seen> {
+    pub fn uploads(&self) -> Vec<Seen> {
         self.server.seen().into_iter().filter(|s| s.target.starts_with("/acct/logs/")).collect()
     }
 }
 
-const MANAGED: &str = "[identity]\nkind = \"managed\"\nendpoint = \"URL/metadata\"\nclient_id = \"me\"";
+pub(super) const MANAGED: &str =
+    "[identity]\nkind = \"managed\"\nendpoint = \"URL/metadata\"\nclient_id = \"me\"";
 
 #[tokio::test]
 async fn a_token_is_kept_and_renewed_before_its_end() {
@@ -163,17 +182,33 @@ async fn an_authority_that_refuses_or_makes_no_sense_is_told_apart() {
     }
 }
 
-const BROKER: &str = "[sas_broker]\nurl = \"URL/broker\"\nhost = \"web-07\"\ntoken = \"b3arer\"";
+pub(super) const BROKER: &str = "[sas_broker]\nurl = \"URL/broker\"\nhost = \"web-07\"\ntoken = \"b3arer\"";
 
-async fn broker(answer: impl Fn(u32) -> String + Send + Sync + 'static) -> Cloud {
-    // the answers name the server's own address, known only once it runs
+/// Answers of a broker that gives these URLs, where `URL` is the server's own address: that is known
+/// only once it runs.
+fn urls(answer: impl Fn(u32) -> String) -> (Arc<Mutex<String>>, impl Fn(u32) -> Canned) {
     let place = Arc::new(Mutex::new(String::new()));
     let there = Arc::clone(&place);
-    let cloud = Cloud::new(move |n| {
+    let say = move |n| {
         let url = answer(n).replace("URL", &there.lock().unwrap());
         Canned::status(200).saying(serde_json::json!({ "url": url }).to_string())
-    })
-    .await;
+    };
+    (place, say)
+}
+
+pub(super) async fn broker(
+    answer: impl Fn(u32) -> String + Send + Sync + 'static,
+    uploads: impl Fn(&Seen, &AtomicU64) -> Canned + Send + Sync + 'static,
+) -> Cloud {
+    let (place, say) = urls(answer);
+    let cloud = Cloud::answering(say, uploads).await;
+    *place.lock().unwrap() = cloud.server.url();
+    cloud
+}
+
+async fn sound_broker(answer: impl Fn(u32) -> String + Send + Sync + 'static) -> Cloud {
+    let (place, say) = urls(answer);
+    let cloud = Cloud::new(say).await;
     *place.lock().unwrap() = cloud.server.url();
     cloud
 }
@@ -182,7 +217,8 @@ async fn broker(answer: impl Fn(u32) -> String + Send + Sync + 'static) -> Cloud
 async fn a_broker_is_asked_once_and_again_before_the_sas_ends() {
     // 1_750_000_000 is 15:06:40
     let cloud =
-        broker(|n| format!("URL/acct/logs?sv=2019-12-12&se=2025-06-15T{}%3A00%3A00Z&sig=s{n}", 15 + n)).await;
+        sound_broker(|n| format!("URL/acct/logs?sv=2019-12-12&se=2025-06-15T{}%3A00%3A00Z&sig=s{n}", 15 + n))
+            .await;
     let sink = cloud.sink(BROKER);
     sink.deliver(&batch(1, 1)).await.unwrap();
     sink.deliver(&batch(2, 2)).await.unwrap();
@@ -214,7 +250,7 @@ async fn a_broker_cannot_send_events_elsewhere() {
         ("URL/acct/logs?se=never&sig=s", false),
         ("nonsense", false),
     ] {
-        let cloud = broker(move |_| url.to_owned()).await;
+        let cloud = sound_broker(move |_| url.to_owned()).await;
         let error = cloud.sink(BROKER).deliver(&batch(1, 1)).await.unwrap_err();
         assert_eq!(matches!(error, DeliverError::Stop { .. }), stops, "{url}: {error:?}");
         assert!(cloud.uploads().is_empty() && !format!("{error:?}").contains("sig="), "{error:?}");

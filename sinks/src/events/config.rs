@@ -8,13 +8,13 @@ use tidegate_proto::ids::SinkId;
 use super::body::{BODY_BYTES_MAX, Caps, Compression, EVENT_BYTES_MAX, EVENTS_MAX};
 use super::latency::{LatencyRule, Urgency};
 use super::mapping::{Mapping, Pattern, PiiRule};
-use super::tenant::{NoToken, Tenant};
+use super::tenant::{Tenant, TenantError};
 use super::transport::Transport;
 use super::{EventsSink, sink};
 use crate::BatchLimits;
 use crate::http::{Client, HttpBuildError, HttpConfig, HttpContext, Url, redact};
 use crate::limits::{BatchConfig, LimitError};
-use crate::secret::{SecretError, SecretRef};
+use crate::secret::SecretRef;
 
 /// The sink's settings. Tenant tokens are secrets and given by reference only.
 ///
@@ -92,23 +92,14 @@ pub enum EventsError {
     /// The address is none.
     #[error("url: an https or http URL without user and password, https://HOST/OneCollector/1.0/")]
     Url,
-    /// What a reference leads to is no tenant token.
+    /// A reference leads to no tenant token.
     #[error("tenant {reference:?}")]
     Tenant {
         /// The reference.
         reference: SecretRef,
         /// Why.
         #[source]
-        source: NoToken,
-    },
-    /// A reference leads nowhere.
-    #[error("tenant {reference:?}")]
-    Secret {
-        /// The reference.
-        reference: SecretRef,
-        /// Why.
-        #[source]
-        source: SecretError,
+        source: TenantError,
     },
     /// Two references lead to one tenant.
     #[error("tenant {reference:?} is there twice")]
@@ -143,10 +134,8 @@ impl EventsConfig {
         for (place, (reference, providers)) in std::iter::once((&self.tenant, none)).chain(others).enumerate()
         {
             let named = || reference.clone();
-            let token =
-                reference.resolve().map_err(|source| EventsError::Secret { reference: named(), source })?;
-            let tenant = Tenant::parse(token.expose())
-                .map_err(|source| EventsError::Tenant { reference: named(), source })?;
+            let tenant =
+                Tenant::of(reference).map_err(|source| EventsError::Tenant { reference: named(), source })?;
             if tenants.iter().any(|t| t.key() == tenant.key()) {
                 return Err(EventsError::Twice { reference: named() });
             }

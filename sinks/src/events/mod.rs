@@ -52,4 +52,4 @@ pub use mapping::{Pattern, PiiRule};
 pub use names::{NAME_MAX, NAME_MIN, is_event_name, is_property_name};
 pub use pii::PiiKind;
 pub use sink::EventsSink;
-pub use tenant::{NoToken, Tenant};
+pub use tenant::{NoToken, Tenant, TenantError};

@@ -33,6 +33,8 @@ pub(super) struct Reply {
     pub status: u16,
     /// `Retry-After` as it came.
     pub retry_after: Option<String>,
+    /// When it was sent, by the server's clock.
+    pub sent_at: Option<SystemTime>,
     /// Every line of `kill-tokens`.
     pub kill_tokens: Vec<String>,
     /// `kill-duration`, or `kill-duration-seconds`.
@@ -89,9 +91,11 @@ enum Which {
 }
 
 impl Reply {
-    /// What the answer to a request of `events` events means. `now` is for dates in `Retry-After`.
+    /// What the answer to a request of `events` events means. `now` is for dates in `Retry-After`
+    /// where the answer tells no time of its own.
     pub fn outcome(&self, events: usize, now: SystemTime) -> Outcome {
-        let after = self.retry_after.as_deref().and_then(|text| retry_after(text, now));
+        let after = self.retry_after.as_deref();
+        let after = after.and_then(|text| retry_after(text, self.sent_at.unwrap_or(now)));
         let why = self.words();
         match self.status {
             200 => self.acknowledged(events),

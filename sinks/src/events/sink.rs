@@ -11,6 +11,7 @@ use super::body::{self, Caps, Compression, Pass, Request};
 use super::mapping::Mapping;
 use super::reply::{Outcome, Reply, words};
 use super::state::{Holds, Settled, Skew};
+use super::tenant::Tenant;
 use super::transport::{Head, Transport};
 use crate::{
     BatchLimits, BoxError, BoxFuture, DeliverError, Delivered, Object, RejectReason, Rejected, Sink,
@@ -61,63 +62,57 @@ enum Sent {
 
 impl EventsSink {
     async fn attempt(&self, batch: &SinkBatch) -> Result<Delivered, DeliverError> {
-        let now = Instant::now();
-        let (held, none_free) = {
-            let mut holds = lock(&self.holds);
-            holds.extend_off(now);
-            let held: Vec<bool> =
-                (0..self.parts.mapping.tenants.len()).map(|t| holds.left(t, now).is_some()).collect();
-            (held, holds.all_left(now))
-        };
-        if let Some(left) = none_free {
-            let why =
-                "every tenant of this sink is to wait, by the endpoint or the remote settings".to_owned();
-            return Err(DeliverError::Retry { after: Some(left), source: said(why) });
-        }
-        let known: Vec<Seq> = {
-            let mut settled = lock(&self.settled);
-            settled.enter(batch.origin().epoch);
-            batch.iter().map(|(seq, _)| seq).filter(|seq| settled.contains(*seq)).collect()
-        };
-        let planned = body::plan(&self.parts.mapping, batch, self.parts.caps, |seq, tenant| {
-            if known.binary_search(&seq).is_ok() {
-                Pass::Settled
-            } else if held.get(tenant).copied().unwrap_or(false) {
-                Pass::Held
-            } else {
-                Pass::Send
-            }
-        });
-
-        let mut delivered = Delivered { rejected: planned.rejected, ..Delivered::default() };
-        delivered.rejected.extend(planned.held.into_iter().map(|(seq, tenant)| self.held(seq, tenant)));
-        for request in planned.requests {
-            let events = request.events.clone();
-            match self.send(request).await? {
-                Sent::Refused { reason, why, .. } if events.len() == batch.len() => {
-                    return Err(DeliverError::Reject { reason, source: said(why) });
+        let known = self.settled(batch);
+        let mut delivered = Delivered::default();
+        // planned anew when a reply, or the operator, holds a tenant in the middle of it
+        'plan: loop {
+            let held = self.holds()?;
+            let settled = self.settled(batch);
+            let planned = body::plan(&self.parts.mapping, batch, self.parts.caps, |seq, tenant| {
+                if settled.binary_search(&seq).is_ok() {
+                    Pass::Settled
+                } else if held.get(tenant).copied().unwrap_or(false) {
+                    Pass::Held
+                } else {
+                    Pass::Send
                 }
-                Sent::Refused { reason, why, bytes } => {
-                    delivered.bytes += bytes;
-                    let mut settled = lock(&self.settled);
-                    for (seq, _) in events {
-                        settled.insert(seq, Some(Rejected { seq, reason, detail: words(&why) }));
-                    }
+            });
+            delivered.rejected = planned.rejected;
+            delivered.rejected.extend(planned.held.into_iter().map(|(seq, tenant)| self.held(seq, tenant)));
+            for request in planned.requests {
+                let now_held = self.holds()?;
+                let unwanted = |tenant: &usize| now_held.get(*tenant).copied().unwrap_or(false);
+                if request.tenants().iter().any(unwanted) {
+                    continue 'plan;
                 }
-                Sent::Done { object, rejected } => {
-                    delivered.bytes += object.len;
-                    let mut settled = lock(&self.settled);
-                    if let Some((first, _)) = events.first() {
-                        settled.object(*first, object);
+                let events = request.events.clone();
+                match self.send(request).await? {
+                    Sent::Refused { reason, why, .. } if events.len() == batch.len() => {
+                        return Err(DeliverError::Reject { reason, source: said(why) });
                     }
-                    for (seq, _) in events {
-                        settled.insert(seq, None);
+                    Sent::Refused { reason, why, bytes } => {
+                        delivered.bytes += bytes;
+                        let mut settled = lock(&self.settled);
+                        for (seq, _) in events {
+                            settled.insert(seq, Some(Rejected { seq, reason, detail: words(&why) }));
+                        }
                     }
-                    for r in rejected {
-                        settled.insert(r.seq, Some(r));
+                    Sent::Done { object, rejected } => {
+                        delivered.bytes += object.len;
+                        let mut settled = lock(&self.settled);
+                        if let Some((first, _)) = events.first() {
+                            settled.object(*first, object);
+                        }
+                        for (seq, _) in events {
+                            settled.insert(seq, None);
+                        }
+                        for r in rejected {
+                            settled.insert(r.seq, Some(r));
+                        }
                     }
                 }
             }
+            break;
         }
         let mut settled = lock(&self.settled);
         for (seq, _) in batch.iter() {
@@ -129,6 +124,29 @@ impl EventsSink {
         }
         delivered.rejected.sort_by_key(|r| r.seq);
         Ok(delivered)
+    }
+
+    /// Which tenants are held now.
+    ///
+    /// # Errors
+    /// When all of them are.
+    fn holds(&self) -> Result<Vec<bool>, DeliverError> {
+        let now = Instant::now();
+        let mut holds = lock(&self.holds);
+        holds.extend_off(now);
+        if let Some(left) = holds.all_left(now) {
+            let why =
+                "every tenant of this sink is to wait, by the endpoint or the remote settings".to_owned();
+            return Err(DeliverError::Retry { after: Some(left), source: said(why) });
+        }
+        Ok((0..self.parts.mapping.tenants.len()).map(|t| holds.left(t, now).is_some()).collect())
+    }
+
+    /// The events of a batch whose outcome is known, in order.
+    fn settled(&self, batch: &SinkBatch) -> Vec<Seq> {
+        let mut settled = lock(&self.settled);
+        settled.enter(batch.origin().epoch);
+        batch.iter().map(|(seq, _)| seq).filter(|seq| settled.contains(*seq)).collect()
     }
 
     fn held(&self, seq: Seq, tenant: usize) -> Rejected {
@@ -149,6 +167,12 @@ impl EventsSink {
             Ok(Err(e)) => return Err(DeliverError::Retry { after: None, source: Box::new(e) }),
             Err(e) => return Err(DeliverError::Retry { after: None, source: Box::new(e) }),
         };
+        let all = tenants.iter().filter_map(|t| self.parts.mapping.tenants.get(*t));
+        let tokens: Result<Vec<String>, _> = all.map(Tenant::token_now).collect();
+        let tokens = tokens.map_err(|e| DeliverError::Stop {
+            advice: "mend the tenant tokens of this sink; for another tenant, reload".to_owned(),
+            source: Box::new(e),
+        })?;
         let unknown = *lock(&self.skew) == Skew::Unknown;
         let mut turn = if unknown { Some(self.handshake.lock().await) } else { None };
         let skew = *lock(&self.skew);
@@ -156,8 +180,6 @@ impl EventsSink {
             // the one before us was told
             turn = None;
         }
-        let tokens: Vec<&str> =
-            tenants.iter().filter_map(|t| self.parts.mapping.tenants.get(*t)).map(|t| t.token()).collect();
         let clock = self.parts.transport.client.clock().now();
         let head = Head {
             tokens: tokens.join(","),

@@ -100,7 +100,7 @@ impl Holds {
     pub fn kill(&mut self, kill: &Kill, tenants: &[Tenant], now: Instant) -> Vec<usize> {
         let mut named = Vec::new();
         for (place, tenant) in tenants.iter().enumerate() {
-            if !kill.tokens.iter().any(|t| t == tenant.token()) {
+            if !kill.tokens.iter().any(|t| tenant.has(t)) {
                 continue;
             }
             named.push(place);

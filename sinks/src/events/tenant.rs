@@ -2,12 +2,15 @@
 
 use std::fmt;
 
+use crate::secret::{SecretError, SecretRef};
+
 /// A tenant's ingestion token, `<32 hex>-<GUID>-<4 digits>`: a secret, so its
-/// `Debug` shows none of it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// `Debug` shows none of it. Its first part is public and says which tenant it is.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Tenant {
     token: String,
     key_len: usize,
+    from: Option<SecretRef>,
 }
 
 impl fmt::Debug for Tenant {
@@ -21,7 +24,46 @@ impl fmt::Debug for Tenant {
 #[error("not a tenant token: it must be 32 hexadecimal digits, a GUID and 4 digits, joined by \"-\"")]
 pub struct NoToken;
 
+/// Why a tenant's token cannot be had. Does not hold it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TenantError {
+    /// Its reference leads nowhere.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// What is there is no token.
+    #[error(transparent)]
+    NoToken(#[from] NoToken),
+    /// What is there is the token of another tenant than before.
+    #[error("the token of tenant o:{0} was replaced by that of another tenant")]
+    Other(String),
+}
+
 impl Tenant {
+    /// The tenant whose token a reference leads to. It is looked up again for each request.
+    ///
+    /// # Errors
+    /// When there is no token.
+    pub(super) fn of(reference: &SecretRef) -> Result<Tenant, TenantError> {
+        let tenant = Tenant::parse(reference.resolve()?.expose())?;
+        Ok(Tenant { from: Some(reference.clone()), ..tenant })
+    }
+
+    /// The whole token as it is now, for the `apikey` header only.
+    pub(super) fn token_now(&self) -> Result<String, TenantError> {
+        let Some(from) = &self.from else { return Ok(self.token.clone()) };
+        let now = Tenant::parse(from.resolve()?.expose())?;
+        if now.key() != self.key() {
+            return Err(TenantError::Other(self.key().to_owned()));
+        }
+        Ok(now.token)
+    }
+
+    /// Whether a token is one of this tenant.
+    pub(super) fn has(&self, token: &str) -> bool {
+        token.split_once('-').is_some_and(|(key, _)| key == self.key())
+    }
+
     /// Takes a token; white space around it is ignored, as secret files often end in a line end.
     ///
     /// # Errors
@@ -37,12 +79,7 @@ impl Tenant {
         if !(hex && digits && parts.next().is_none()) {
             return Err(NoToken);
         }
-        Ok(Tenant { token: token.to_owned(), key_len: shape[0] })
-    }
-
-    /// The whole token, for the `apikey` header only.
-    pub(super) fn token(&self) -> &str {
-        &self.token
+        Ok(Tenant { token: token.to_owned(), key_len: shape[0], from: None })
     }
 
     /// The public part, as an event's `iKey` has it after `o:`.
@@ -62,7 +99,7 @@ mod tests {
     fn a_token_is_taken_and_never_shown() {
         let tenant = Tenant::parse(&format!("{TOKEN}\n")).unwrap();
         assert_eq!(tenant.key(), "0123456789abcdef0123456789abcdef");
-        assert_eq!(tenant.token(), TOKEN);
+        assert_eq!(tenant.token_now().unwrap(), TOKEN);
         assert!(!format!("{tenant:?}").contains("0123"));
     }
 

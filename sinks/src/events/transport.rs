@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::envelope::SDK_VERSION;
 use super::reply::Reply;
 use crate::DeliverError;
-use crate::http::classify::printable;
+use crate::http::classify::{printable, sent_at};
 use crate::http::{Client, Method, Request, Url};
 
 /// Headers that differ between requests.
@@ -55,6 +55,7 @@ impl Transport {
         Ok(Reply {
             status: reply.status,
             retry_after: text("retry-after"),
+            sent_at: sent_at(&reply),
             kill_tokens: lines.map(str::to_owned).collect(),
             kill_duration: text("kill-duration").or_else(|| text("kill-duration-seconds")),
             time_delta: text("time-delta-millis"),

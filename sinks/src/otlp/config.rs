@@ -7,9 +7,9 @@ use serde::Deserialize;
 use tidegate_proto::ids::SinkId;
 
 use super::OtlpSink;
-use super::sink::Parts;
+use super::sink::{self, Parts};
 use crate::BatchLimits;
-use crate::http::header::{HeaderMap, HeaderName, HeaderValue};
+use crate::http::header::HeaderName;
 use crate::http::{Client, HttpBuildError, HttpConfig, HttpContext, Url, redact};
 use crate::limits::{BatchConfig, LimitError};
 use crate::secret::{SecretError, SecretRef};
@@ -56,7 +56,7 @@ pub struct OtlpConfig {
     /// `compression`: `gzip` or `none`. Default: `gzip`.
     #[serde(default)]
     pub compression: OtlpCompression,
-    /// `headers`: sent with each request, as references to secrets.
+    /// `headers`: sent with each request, as references to secrets; looked up each time.
     #[serde(default)]
     pub headers: BTreeMap<String, SecretRef>,
     /// `max_bytes` of a request before compression, 64 KiB to 64 MiB. Default: 3 MiB, as a
@@ -132,15 +132,12 @@ impl OtlpConfig {
                 Client::http2(&self.http, ctx)?
             }
         };
-        let mut headers = HeaderMap::new();
+        let mut headers = Vec::new();
         for (name, reference) in &self.headers {
-            let bad = || OtlpError::Header(name.clone());
-            let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
-            let secret =
-                reference.resolve().map_err(|source| OtlpError::Secret { name: name.clone(), source })?;
-            let mut value = HeaderValue::from_str(secret.expose()).map_err(|_| bad())?;
-            value.set_sensitive(true);
-            headers.insert(key, value);
+            let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| OtlpError::Header(name.clone()))?;
+            // looked up at each request; here only to tell early what is wrong
+            sink::header(&key, reference)?;
+            headers.push((key, reference.clone()));
         }
         let hour = Duration::from_secs(3600);
         let limits = self.batch.over(BatchLimits {

@@ -7,13 +7,14 @@ use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use tidegate_proto::ids::SinkId;
 
-use super::config::{OtlpCompression, OtlpProtocol};
+use super::config::{OtlpCompression, OtlpError, OtlpProtocol};
 use super::convert;
 use super::messages::ExportRequest;
 use super::reply::{self, Outcome};
-use crate::http::classify::{printable, retry_after};
-use crate::http::header::HeaderMap;
-use crate::http::{Body, Client, HttpError, Method, Reply, Request, Url};
+use crate::http::classify::{printable, wait};
+use crate::http::header::{HeaderName, HeaderValue};
+use crate::http::{Body, Client, Method, Reply, Request, Url};
+use crate::secret::SecretRef;
 use crate::{
     BatchLimits, BoxError, BoxFuture, DeliverError, Delivered, Object, RejectReason, Rejected, Sink,
     SinkBatch,
@@ -29,8 +30,8 @@ pub(super) struct Parts {
     pub destination: String,
     pub protocol: OtlpProtocol,
     pub compression: OtlpCompression,
-    /// From the configuration; all sensitive.
-    pub headers: HeaderMap,
+    /// From the configuration.
+    pub headers: Vec<(HeaderName, SecretRef)>,
     pub max_bytes: usize,
     pub limits: BatchLimits,
 }
@@ -46,6 +47,15 @@ struct Said(String);
 
 fn said(why: String) -> BoxError {
     Box::new(Said(why))
+}
+
+/// The value of a header as it is now; never shown.
+pub(super) fn header(name: &HeaderName, reference: &SecretRef) -> Result<HeaderValue, OtlpError> {
+    let named = || name.as_str().to_owned();
+    let secret = reference.resolve().map_err(|source| OtlpError::Secret { name: named(), source })?;
+    let mut value = HeaderValue::from_str(secret.expose()).map_err(|_| OtlpError::Header(named()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl OtlpSink {
@@ -72,10 +82,16 @@ impl OtlpSink {
         Ok(frame)
     }
 
-    fn request(&self, body: Bytes) -> Result<Request, HttpError> {
+    fn request(&self, body: Bytes) -> Result<Request, DeliverError> {
         let gzip = self.0.compression == OtlpCompression::Gzip;
         let mut request = Request::new(Method::POST, self.0.url.clone());
-        request.headers = self.0.headers.clone();
+        for (name, reference) in &self.0.headers {
+            let value = header(name, reference).map_err(|e| DeliverError::Stop {
+                advice: "make the secrets of this sink's headers readable".to_owned(),
+                source: Box::new(e),
+            })?;
+            request.headers.insert(name.clone(), value);
+        }
         let request = match self.0.protocol {
             OtlpProtocol::Http => {
                 let request = request.header("content-type", "application/x-protobuf")?;
@@ -111,7 +127,7 @@ impl OtlpSink {
             let details = text("grpc-status-details-bin").and_then(|d| base64_any(&d));
             return reply::grpc(code, &message, details.as_deref(), reply.body.bytes(), events);
         }
-        let after = reply.header("retry-after").and_then(|v| retry_after(v, self.0.client.clock().now()));
+        let after = wait(reply, self.0.client.clock().now());
         let protobuf = content.starts_with("application/x-protobuf");
         reply::http(reply.status, protobuf, whole, after, events)
     }

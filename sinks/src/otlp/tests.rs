@@ -80,6 +80,32 @@ async fn a_batch_goes_as_one_request_and_a_repeat_is_the_same() {
 }
 
 #[tokio::test]
+async fn a_header_whose_secret_is_replaced_counts_from_the_next_request_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "Bearer first").unwrap();
+    let server = CannedServer::replies([partly(0), partly(0)]).await;
+    let sink = sink(&format!(
+        "url = \"{}/v1/logs\"\nheaders = {{ authorization = 'file:{}' }}",
+        server.url(),
+        file.display()
+    ));
+    sink.deliver(&batch(1, 2)).await.unwrap();
+    std::fs::write(&file, "Bearer second\n").unwrap();
+    sink.deliver(&batch(3, 4)).await.unwrap();
+    let seen = server.seen();
+    let sent: Vec<_> = seen.iter().map(|s| s.header("authorization").unwrap()).collect();
+    assert_eq!(sent, ["Bearer first", "Bearer second"]);
+    std::fs::write(&file, "Bearer\u{1}third").unwrap();
+    let error = sink.deliver(&batch(5, 6)).await.unwrap_err();
+    assert!(matches!(error, DeliverError::Stop { .. }), "{error:?}");
+    assert!(!format!("{error:?}").contains("third"));
+    std::fs::remove_file(&file).unwrap();
+    let error = sink.deliver(&batch(5, 6)).await.unwrap_err();
+    assert!(matches!(error, DeliverError::Stop { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_partial_success_leaves_no_event_without_its_reason() {
     let server = CannedServer::replies([partly(3), partly(9)]).await;
     let sink = sink(&format!("url = \"{}/v1/logs\"", server.url()));

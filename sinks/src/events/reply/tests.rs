@@ -4,6 +4,7 @@ fn reply(status: u16, body: &str) -> Reply {
     Reply {
         status,
         retry_after: None,
+        sent_at: None,
         kill_tokens: Vec::new(),
         kill_duration: None,
         time_delta: None,

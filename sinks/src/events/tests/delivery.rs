@@ -369,3 +369,53 @@ async fn no_error_or_debug_form_shows_a_token() {
         assert!(!shown.contains(token) && !shown.contains(&token[33..]), "{shown}");
     }
 }
+
+#[tokio::test]
+async fn a_tenant_killed_amid_a_batch_is_not_in_the_next_request() {
+    let recorder = start();
+    let kill = Step::Kill { tokens: vec![TOKENS[1].to_owned()], duration: "3600".into(), status: 200 };
+    recorder.script([kill]);
+    let sink = sink_with(&recorder, mapping(), Compression::Gzip, Caps { events: 2, ..CAPS });
+    let delivered = sink.deliver(&batch(1, small(&MIXED))).await.unwrap();
+    let requests = recorder.requests();
+    let keys: Vec<&str> = requests.iter().map(|r| r.header("apikey").unwrap()).collect();
+    assert_eq!(keys, [TOKENS[..2].join(",").as_str(), TOKENS[2]]);
+    assert_eq!(reasons(&delivered), [(4, RejectReason::Held)]);
+    assert_eq!(recorder.seqs().into_iter().collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(delivered.objects.iter().map(|o| o.events).sum::<u32>(), 3);
+    // all of them: what is not sent waits
+    let recorder = start();
+    let tokens = TOKENS.map(str::to_owned).to_vec();
+    recorder.script([Step::Kill { tokens, duration: "60".into(), status: 200 }]);
+    let sink = sink_with(&recorder, mapping(), Compression::Gzip, Caps { events: 2, ..CAPS });
+    let wait = after(&sink.deliver(&batch(1, small(&MIXED))).await.unwrap_err()).unwrap();
+    assert!((50..=60).contains(&wait.as_secs()), "{wait:?}");
+    assert_eq!(recorder.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_tenant_token_that_is_replaced_counts_from_the_next_request_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tenant");
+    let second = TOKENS[0].replace("-6789", "-4321");
+    std::fs::write(&file, TOKENS[0]).unwrap();
+    let recorder = Recorder::start(&[TOKENS[0], &second]).unwrap();
+    let text = format!("url = {:?}\ntenant = 'file:{}'", recorder.url(), file.display());
+    let config: EventsConfig = toml::from_str(&text).unwrap();
+    let sink = config.build(&SinkId::new("cloud"), &HttpContext::default()).unwrap();
+    sink.deliver(&batch(1, small(&["P"]))).await.unwrap();
+    std::fs::write(&file, format!("{second}\n")).unwrap();
+    sink.deliver(&batch(2, small(&["P"]))).await.unwrap();
+    let keys = |n: usize| recorder.requests()[n].header("apikey").unwrap().to_owned();
+    assert_eq!((keys(0), keys(1)), (TOKENS[0].to_owned(), second));
+    // of another tenant, whose key would have to stand in the events
+    std::fs::write(&file, TOKENS[1]).unwrap();
+    let error = sink.deliver(&batch(3, small(&["P"]))).await.unwrap_err();
+    let DeliverError::Stop { advice, source, .. } = &error else { panic!("{error:?}") };
+    assert!(advice.contains("reload") && source.to_string().contains("o:01234567"), "{error:?}");
+    assert!(!format!("{error:?}").contains("5555"), "no token is shown: {error:?}");
+    std::fs::remove_file(&file).unwrap();
+    let error = sink.deliver(&batch(3, small(&["P"]))).await.unwrap_err();
+    assert!(matches!(error, DeliverError::Stop { .. }), "{error:?}");
+    assert_eq!(recorder.requests().len(), 2);
+}

@@ -1,6 +1,5 @@
 //! `[sinks.NAME]` with `type = "kafka"`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -160,10 +159,10 @@ impl KafkaConfig {
         check("topic", fits, "1 to 249 of A-Z a-z 0-9 . _ -")?;
         let hidden = self.auth.is_none() || self.tls.is_some() || self.plaintext_auth;
         check("auth", hidden, "needs tls = {}, or plaintext_auth = true")?;
-        let tls = match &self.tls {
-            Some(tls) => Some(Arc::new(tls.build_plain(ctx)?)),
-            None => None,
-        };
+        if let Some(tls) = &self.tls {
+            // made at each connection; here only to tell early what is wrong
+            tls.build_plain(ctx)?;
+        }
         let limits = self.batch.over(BatchLimits {
             events: 2_000,
             // as JSON about twice that, compressed about a fifth: below the megabyte a broker takes
@@ -172,6 +171,6 @@ impl KafkaConfig {
             in_flight: 2,
             timeout: Duration::from_secs(30),
         })?;
-        Ok(KafkaSink::new(Parts { id: id.clone(), config: self.clone(), tls, limits }))
+        Ok(KafkaSink::new(Parts { id: id.clone(), config: self.clone(), ctx: ctx.clone(), limits }))
     }
 }

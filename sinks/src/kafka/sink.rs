@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rskafka::BackoffConfig;
@@ -17,6 +18,7 @@ use tidegate_proto::wire::{BlockBuilder, Unchanged};
 
 use super::config::{KafkaAuth, KafkaCompression, KafkaConfig, KafkaSpread, KafkaValue};
 use super::error::{Said, understood};
+use crate::http::HttpContext;
 use crate::secret::SecretRef;
 use crate::{BatchLimits, BoxError, BoxFuture, DeliverError, Delivered, Object, Origin, Sink, SinkBatch};
 
@@ -27,7 +29,7 @@ const ANSWER_MAX: usize = 16 << 20;
 pub(super) struct Parts {
     pub id: SinkId,
     pub config: KafkaConfig,
-    pub tls: Option<Arc<rustls::ClientConfig>>,
+    pub ctx: HttpContext,
     pub limits: BatchLimits,
 }
 
@@ -42,6 +44,26 @@ struct Topic {
 pub struct KafkaSink {
     parts: Parts,
     topic: tokio::sync::Mutex<Option<Topic>>,
+    /// The next attempt makes its connections anew.
+    anew: AtomicBool,
+}
+
+/// An attempt under way. Dropped in the middle (it took too long), it gives its connections up:
+/// the client waits for an answer for as long as TCP does, and a connection may be dead in silence.
+struct Attempt<'s>(Option<&'s AtomicBool>);
+
+impl Attempt<'_> {
+    fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if let Some(anew) = self.0 {
+            anew.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl fmt::Debug for KafkaSink {
@@ -103,7 +125,7 @@ pub(super) fn place(origin: &Origin, batch: Option<Seq>, count: usize) -> usize 
 
 impl KafkaSink {
     pub(super) fn new(parts: Parts) -> KafkaSink {
-        KafkaSink { parts, topic: tokio::sync::Mutex::default() }
+        KafkaSink { parts, topic: tokio::sync::Mutex::default(), anew: AtomicBool::new(false) }
     }
 
     async fn connect(&self) -> Result<Topic, DeliverError> {
@@ -119,8 +141,12 @@ impl KafkaSink {
             .client_id("tidegate")
             .max_message_size(ANSWER_MAX)
             .backoff_config(backoff);
-        if let Some(tls) = &self.parts.tls {
-            builder = builder.tls_config(Arc::clone(tls));
+        if let Some(tls) = &config.tls {
+            let tls = tls.build_plain(&self.parts.ctx).map_err(|e| DeliverError::Stop {
+                advice: "mend the CA, certificate or key of this sink's tls".to_owned(),
+                source: Box::new(e),
+            })?;
+            builder = builder.tls_config(Arc::new(tls));
         }
         if let Some(auth) = &config.auth {
             builder = builder.sasl_config(sasl(auth)?);
@@ -139,6 +165,9 @@ impl KafkaSink {
 
     async fn partition(&self, batch: &SinkBatch) -> Result<Arc<PartitionClient>, DeliverError> {
         let mut topic = self.topic.lock().await;
+        if self.anew.swap(false, Ordering::Relaxed) {
+            *topic = None;
+        }
         let topic = match &mut *topic {
             Some(topic) => topic,
             none => none.insert(self.connect().await?),
@@ -159,7 +188,7 @@ impl KafkaSink {
     fn value(&self, event: EventRef<'_>, seq: Seq) -> Vec<u8> {
         let mut out = Vec::new();
         match self.parts.config.value {
-            KafkaValue::Json => json::write_event(&mut out, event, Some(seq)),
+            KafkaValue::Json => json::write_line(&mut out, event, Some(seq)),
             KafkaValue::Protobuf => {
                 let mut block = BlockBuilder::with_buffer(out);
                 block.push(event, event.head().telemetry_level, &Unchanged);
@@ -204,8 +233,17 @@ impl KafkaSink {
             KafkaCompression::Gzip => Compression::Gzip,
             KafkaCompression::Zstd => Compression::Zstd,
         };
-        let partition = self.partition(batch).await?;
-        let offsets = match partition.produce(records, compression).await {
+        let attempt = Attempt(Some(&self.anew));
+        let partition = match self.partition(batch).await {
+            Ok(partition) => partition,
+            Err(e) => {
+                attempt.answered();
+                return Err(e);
+            }
+        };
+        let produced = partition.produce(records, compression).await;
+        attempt.answered();
+        let offsets = match produced {
             Ok(offsets) => offsets,
             Err(e) => {
                 let error = understood(&e, batch.len());

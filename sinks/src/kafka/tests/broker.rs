@@ -20,6 +20,8 @@ struct Broker {
     dir: tempfile::TempDir,
     plain: u16,
     secure: u16,
+    /// Of a listener that says it is at `front.0`, and is at `front.1`.
+    front: (u16, u16),
 }
 
 impl Drop for Broker {
@@ -77,6 +79,7 @@ const JWKS: &str = include_str!("../../blob/tests/data/jwks.json");
 async fn start(libs: &Path) -> Broker {
     let dir = tempfile::tempdir().unwrap();
     let (plain, secure, controller) = (port(), port(), port());
+    let front = (port(), port());
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -97,9 +100,9 @@ async fn start(libs: &Path) -> Broker {
     let config = format!(
         "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
          controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
-         listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://localhost:{secure},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://localhost:{secure}\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT\n\
+         listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://localhost:{secure},CONTROLLER://127.0.0.1:{controller},FRONT://127.0.0.1:{inner}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://localhost:{secure},FRONT://127.0.0.1:{outer}\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT,FRONT:PLAINTEXT\n\
          sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,OAUTHBEARER\n\
          listener.name.sasl_ssl.plain.sasl.jaas.config={login} required user_ada=\"right\";\n\
          listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={scram} required;\n\
@@ -110,7 +113,9 @@ async fn start(libs: &Path) -> Broker {
          ssl.keystore.type=PEM\nssl.keystore.location={dir}/broker.pem\n\
          log.dirs={dir}/data\noffsets.topic.replication.factor=1\nauto.create.topics.enable=false\n\
          message.max.bytes=100000\ngroup.initial.rebalance.delay.ms=0\n",
-        dir = dir.path().display()
+        dir = dir.path().display(),
+        outer = front.0,
+        inner = front.1,
     );
     std::fs::write(dir.path().join("server.properties"), config).unwrap();
     let formatted = java(libs, "kafka.tools.StorageTool", dir.path())
@@ -121,7 +126,7 @@ async fn start(libs: &Path) -> Broker {
     let log = || std::fs::read_to_string(dir.path().join("log")).unwrap_or_default();
     assert!(formatted.success(), "{}", log());
     let process = java(libs, "kafka.Kafka", dir.path()).arg("server.properties").spawn().unwrap();
-    let mut broker = Broker { process, dir, plain, secure };
+    let mut broker = Broker { process, dir, plain, secure, front };
     loop {
         let client = ClientBuilder::new(vec![format!("127.0.0.1:{plain}")]).build();
         if let Ok(Ok(client)) = tokio::time::timeout(Duration::from_secs(2), client).await
@@ -239,4 +244,38 @@ async fn a_real_broker_takes_every_event_plain_and_over_tls_with_passwords() {
     let large = sink.deliver(&batch(1, 1000)).await;
     assert!(matches!(large, Err(DeliverError::Split { .. })), "{large:?}");
     sink.deliver(&batch(221, 230)).await.unwrap();
+
+    a_connection_that_falls_silent_costs_one_attempt(&broker).await;
+}
+
+/// Carries connections to the broker; those that are there may fall silent: nothing ends, nothing
+/// comes.
+async fn a_connection_that_falls_silent_costs_one_attempt(broker: &Broker) {
+    let (outer, inner) = broker.front;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", outer)).await.unwrap();
+    let silence = std::sync::Arc::new(tokio::sync::Notify::new());
+    let told = std::sync::Arc::clone(&silence);
+    let forwarder = tokio::spawn(async move {
+        let mut open = tokio::task::JoinSet::new();
+        while let Ok((mut client, _)) = listener.accept().await {
+            let told = std::sync::Arc::clone(&told);
+            open.spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", inner)).await.unwrap();
+                let silent = told.notified();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    () = silent => std::future::pending().await,
+                }
+            });
+        }
+    });
+    let sink = build(&format!("brokers = [\"127.0.0.1:{outer}\"]\ntopic = \"events\"\n")).unwrap();
+    sink.deliver(&batch(301, 310)).await.unwrap();
+    silence.notify_waiters();
+    // as the dispatcher does; how long is of no matter
+    let given_up = tokio::time::timeout(Duration::from_secs(1), sink.deliver(&batch(311, 320))).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    let next = tokio::time::timeout(Duration::from_secs(60), sink.deliver(&batch(311, 320))).await;
+    next.expect("another connection is made").unwrap();
+    forwarder.abort();
 }

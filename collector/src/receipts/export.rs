@@ -25,7 +25,9 @@ anchor             number and hash of the receipt before the first one here;
                    0 and zeros when none is missing before it
 receipts.jsonl     the same receipts for reading, one a line, with number and hash
 objects/SINK       what the receipts of a sink name, as sha256sum reads it, with
-                   paths below the folder or container. In a copy of it:
+                   paths below the folder or container. Signs that no file should
+                   have are \"_\" in SINK; what is taken by another has ~2, ~3 behind
+                   it. In a copy of it:
                      sha256sum -c /path/to/objects/SINK
 
 A receipt's JSON: sink; host, stream, epoch (whose events); first, last (their places,
@@ -80,11 +82,28 @@ pub struct Export {
     done: Exported,
 }
 
-/// A sink's name as a file's; names are made of letters, digits, `.`, `_` and `-` in a
-/// configuration, but receipts may be of an older one.
-fn file_name(sink: &str) -> String {
-    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    sink.chars().map(|c| if sound(c) { c } else { '_' }).collect()
+/// A file's name for each sink, no two alike. Names are made of letters, digits, `.`, `_` and `-`
+/// in a configuration and stand as they are; receipts may have others, of an older one.
+fn file_names<'s>(sinks: impl Iterator<Item = &'s String>) -> Vec<(&'s String, String)> {
+    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let plain = |sink: &str| {
+        let text: String = sink.chars().map(|c| if sound(c) { c } else { '_' }).collect();
+        if text.starts_with('.') { text.replacen('.', "_", 1) } else { text }
+    };
+    let mut named: Vec<(&String, String)> = sinks.map(|sink| (sink, plain(sink))).collect();
+    // names that stand as they are come first, and keep it
+    named.sort_by_key(|(sink, plain)| *sink != plain);
+    let mut taken = BTreeSet::new();
+    for (_, name) in &mut named {
+        let plain = name.clone();
+        // some file systems take large and small letters for the same
+        let mut number = 1_u64;
+        while !taken.insert(name.to_ascii_lowercase()) {
+            number += 1;
+            *name = format!("{plain}~{number}");
+        }
+    }
+    named
 }
 
 /// `%20` and the like as what they stand for; others stay.
@@ -182,13 +201,40 @@ impl Export {
     /// # Errors
     /// When a file cannot be written.
     pub fn finish(mut self) -> io::Result<Exported> {
-        for (sink, objects) in self.objects.iter().filter(|(_, o)| !o.is_empty()) {
+        self.objects.retain(|_, objects| !objects.is_empty());
+        for (sink, name) in file_names(self.objects.keys()) {
+            let Some(objects) = self.objects.get(sink) else { continue };
             let text: String = objects.iter().map(|(path, sha256)| format!("{sha256}  {path}\n")).collect();
-            fs::write(self.folder.join("objects").join(file_name(sink)), text)?;
+            fs::write(self.folder.join("objects").join(name), text)?;
             self.done.objects += objects.len() as u64;
         }
         self.lines.flush()?;
         self.sums.sync_all()?;
         Ok(self.done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sinks_whose_names_differ_in_signs_alone_have_files_of_their_own() {
+        let sinks = ["../x", ".x", "A.B", "a b", "a.b", "a_b", "a/b"].map(str::to_owned);
+        let mut names = file_names(sinks.iter());
+        names.sort();
+        let names: Vec<(&str, &str)> = names.iter().map(|(s, n)| (s.as_str(), n.as_str())).collect();
+        assert_eq!(
+            names,
+            [
+                ("../x", "_._x"),
+                (".x", "_x"),
+                ("A.B", "A.B"),
+                ("a b", "a_b~2"),
+                ("a.b", "a.b~2"),
+                ("a/b", "a_b~3"),
+                ("a_b", "a_b"),
+            ]
+        );
     }
 }

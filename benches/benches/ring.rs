@@ -45,7 +45,13 @@ fn some_blocks(bytes: usize, count: usize) -> Vec<NewBlock> {
         }
         let n = u64::from(builder.events());
         let data = builder.finish().into();
-        out.push(NewBlock { class: Class::Normal, data, levels: [0, 0, n, 0], time_ns: (first, last) });
+        out.push(NewBlock {
+            class: Class::Normal,
+            lane: 0,
+            data,
+            levels: [0, 0, n, 0],
+            time_ns: (first, last),
+        });
     }
     out
 }
@@ -244,10 +250,10 @@ fn endurance(bound: u64, times: u64) {
         while read_back < bound / 16 {
             let Ok(read) = ring.read(after, ReadLimit { bytes: MIB, events: u64::MAX }) else { break };
             let Some(run) = tidegate_proto::ids::SeqRange::new(after.next(), read.end) else { break };
-            ring.plan(&sink, run).expect("planned");
+            ring.plan(&sink, run.into()).expect("planned");
             let n = read.blocks.iter().map(|b| b.range.len()).sum();
             let outcome = Settlement { delivered: [0, 0, n, 0], ..Settlement::default() };
-            ring.settle(&sink, run, &outcome).expect("settled");
+            ring.settle(&sink, run.into(), &outcome).expect("settled");
             after = read.end;
             read_back += read.blocks.iter().map(|b| b.data.len() as u64).sum::<u64>();
         }
@@ -283,11 +289,11 @@ fn settle_latency() {
     let mut times: Vec<Duration> = Vec::new();
     for n in 1..=500 {
         let run = tidegate_proto::ids::SeqRange::new(Seq(n), Seq(n)).expect("a run");
-        ring.plan(&sink, run).expect("planned");
+        ring.plan(&sink, run.into()).expect("planned");
         let begin = Instant::now();
         let receipt = vec![b'x'; 200];
         let outcome = Settlement { delivered: [0, 0, 1, 0], receipt, ..Settlement::default() };
-        ring.settle(&sink, run, &outcome).expect("settled");
+        ring.settle(&sink, run.into(), &outcome).expect("settled");
         times.push(begin.elapsed());
     }
     times.sort();

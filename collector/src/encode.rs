@@ -3,20 +3,98 @@
 //! encoded.
 //!
 //! Each telemetry level has a block of its own. So a block is of one class, the ring counts a
-//! whole block without looking into it, and a lowered level takes whole blocks away.
+//! whole block without looking into it, and a lowered level takes whole blocks away. Where a sink may hold
+//! cost-deferred events back, these have blocks of their own too, in another of the ring's lanes.
+
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use tidegate_proto::batch::Batch;
 use tidegate_proto::level::{Class, TelemetryLevel};
+use tidegate_proto::schema::Schema;
 use tidegate_proto::wire::{BlockBuilder, BlockReader, Judged, SchemaInterner};
-use tidegate_ring::{NewBlock, PerLevel};
+use tidegate_ring::{Lanes, NewBlock, PerLevel};
+use tidegate_sinks::events::{Latency, Urgency};
 
 use crate::gate::{Cleared, Gate};
 
-/// One level's block while it is written.
+/// Kinds of events whose lanes are kept.
+const CACHED: usize = 4096;
+/// Places of the memo, a power of two.
+const MEMO: usize = 64;
+
+/// Tells the lane of an event: 0 where no sink defers it, another for each set of sinks that do.
+#[derive(Debug, Default)]
+pub struct Apart {
+    urgencies: Vec<Urgency>,
+    /// By schema id and level.
+    cache: HashMap<(u64, TelemetryLevel), u8>,
+    /// The same, direct-mapped by schema id: no hashing for what comes often.
+    memo: Vec<Option<(u64, TelemetryLevel, u8)>>,
+    /// Which of the urgencies defer what is in each lane, one bit each.
+    lanes: Vec<u64>,
+}
+
+impl Apart {
+    /// By what some sinks call cost-deferred; none where none would hold it back.
+    #[must_use]
+    pub fn new(urgencies: impl IntoIterator<Item = Urgency>) -> Apart {
+        let mut different: Vec<Urgency> = Vec::new();
+        for urgency in urgencies {
+            if !different.contains(&urgency) && different.len() < 64 {
+                different.push(urgency);
+            }
+        }
+        Apart { urgencies: different, cache: HashMap::new(), memo: vec![None; MEMO], lanes: vec![0] }
+    }
+
+    fn lane(&mut self, schema: &Schema, level: TelemetryLevel) -> u8 {
+        if self.urgencies.is_empty() {
+            return 0;
+        }
+        let id = schema.id();
+        let at = usize::try_from(id).unwrap_or(0) & (MEMO - 1);
+        if let Some(Some((of, at_level, lane))) = self.memo.get(at)
+            && (*of, *at_level) == (id, level)
+        {
+            return *lane;
+        }
+        let lane = self.look_up(schema, level);
+        if let Some(memo) = self.memo.get_mut(at) {
+            *memo = Some((id, level, lane));
+        }
+        lane
+    }
+
+    fn look_up(&mut self, schema: &Schema, level: TelemetryLevel) -> u8 {
+        if let Some(lane) = self.cache.get(&(schema.id(), level)) {
+            return *lane;
+        }
+        let deferred = |u: &Urgency| u.of(schema, Some(level)) == Latency::CostDeferred;
+        let bits = self.urgencies.iter().enumerate().map(|(n, u)| u64::from(deferred(u)) << n).sum();
+        let known = self.lanes.iter().position(|l| *l == bits);
+        // more sets than lanes share the last; whoever reads such a block looks at each event
+        let lane = known.unwrap_or_else(|| {
+            let full = self.lanes.len() >= usize::from(Lanes::COUNT);
+            if !full {
+                self.lanes.push(bits);
+            }
+            self.lanes.len() - 1
+        });
+        let lane = u8::try_from(lane).unwrap_or(Lanes::COUNT - 1);
+        if self.cache.len() >= CACHED {
+            self.cache.clear();
+        }
+        self.cache.insert((schema.id(), level), lane);
+        lane
+    }
+}
+
+/// The block of one level and lane while it is written.
 #[derive(Debug)]
 struct Open {
     level: TelemetryLevel,
+    lane: u8,
     block: BlockBuilder,
     /// By what all its events are judged.
     judged: Judged,
@@ -24,8 +102,14 @@ struct Open {
 }
 
 impl Open {
-    fn new(level: TelemetryLevel) -> Open {
-        Open { level, block: BlockBuilder::new(), judged: Judged::default(), time_ns: (i64::MAX, i64::MIN) }
+    fn new(level: TelemetryLevel, lane: u8) -> Open {
+        Open {
+            level,
+            lane,
+            block: BlockBuilder::new(),
+            judged: Judged::default(),
+            time_ns: (i64::MAX, i64::MIN),
+        }
     }
 
     fn events(&self) -> u64 {
@@ -36,7 +120,7 @@ impl Open {
         if self.block.is_empty() {
             return None;
         }
-        let mut done = std::mem::replace(self, Open::new(self.level));
+        let mut done = std::mem::replace(self, Open::new(self.level, self.lane));
         done.block.set_judged(done.judged);
         let mut levels: PerLevel = [0; 4];
         if let Some(n) = levels.get_mut(usize::from(done.level as u8)) {
@@ -44,6 +128,7 @@ impl Open {
         }
         Some(NewBlock {
             class: Class::of(done.level),
+            lane: done.lane,
             levels,
             time_ns: done.time_ns,
             data: Bytes::from(done.block.finish()),
@@ -64,7 +149,9 @@ pub struct Oversize {
 /// Writes cleared events into blocks.
 #[derive(Debug)]
 pub struct Encoder {
-    open: [Open; 4],
+    /// Four a lane.
+    open: Vec<Open>,
+    apart: Apart,
     full: Vec<NewBlock>,
     block_bytes: usize,
     max_event: usize,
@@ -73,8 +160,8 @@ pub struct Encoder {
 impl Encoder {
     /// Closes a block at `block_bytes` and refuses events of more than `max_event` bytes.
     #[must_use]
-    pub fn new(block_bytes: usize, max_event: usize) -> Encoder {
-        Encoder { open: TelemetryLevel::ALL.map(Open::new), full: Vec::new(), block_bytes, max_event }
+    pub fn new(block_bytes: usize, max_event: usize, apart: Apart) -> Encoder {
+        Encoder { open: Vec::new(), apart, full: Vec::new(), block_bytes, max_event }
     }
 
     /// Appends an event with the gate's changes.
@@ -83,7 +170,13 @@ impl Encoder {
     /// An event of too many bytes; nothing of it stays.
     pub fn push(&mut self, cleared: Cleared<'_>) -> Result<(), Oversize> {
         let level = cleared.level();
-        let Some(open) = self.open.get_mut(usize::from(level as u8)) else { return Ok(()) };
+        let lane = self.apart.lane(cleared.event().schema(), level);
+        let at = usize::from(lane) * 4 + usize::from(level as u8);
+        while self.open.len() <= at {
+            let lane = u8::try_from(self.open.len() / 4).unwrap_or(lane);
+            self.open.extend(TelemetryLevel::ALL.map(|level| Open::new(level, lane)));
+        }
+        let Some(open) = self.open.get_mut(at) else { return Ok(()) };
         if open.judged != cleared.judged() {
             self.full.extend(open.take());
             open.judged = cleared.judged();
@@ -132,7 +225,7 @@ impl Encoder {
         for open in &mut self.open {
             if open.level > level {
                 gone += open.events();
-                *open = Open::new(open.level);
+                *open = Open::new(open.level, open.lane);
             }
         }
         gone

@@ -175,14 +175,15 @@ pub fn export(
 ) -> Result<Option<Exported>, BundleError> {
     let cursor = ring.attach(sink, StartAt::Oldest)?;
     let run = if again {
-        cursor.planned.first().copied()
+        cursor.planned.first().map(|p| p.range)
     } else {
-        let ends = cursor.planned.iter().chain(&cursor.ahead).map(|r| r.last());
+        let parts = cursor.planned.iter().chain(&cursor.passed).map(|p| &p.range);
+        let ends = parts.chain(&cursor.ahead).map(|r| r.last());
         let after = ends.max().unwrap_or(Seq::ZERO).max(cursor.settled);
         SeqRange::new(after.next(), ring.read(after, limit)?.end)
     };
     let Some(run) = run else { return Ok(None) };
-    ring.plan(sink, run)?;
+    ring.plan(sink, run.into())?;
     let mut blocks = Vec::new();
     let mut at = Seq(run.first().0.saturating_sub(1));
     while at < run.last() {
@@ -362,7 +363,7 @@ impl<R: io::Read> Bundle<R> {
         let data = zstd::bulk::decompress(&stored, row.raw_len)
             .map_err(|_| BundleError::Damaged("a block does not unpack"))?;
         let BlockRow { range, seqs, class, stored_ns, .. } = row;
-        Ok(Some(StoredBlock { range, seqs, class, data: Bytes::from(data), stored_ns }))
+        Ok(Some(StoredBlock { range, seqs, class, lane: 0, data: Bytes::from(data), stored_ns }))
     }
 }
 
@@ -471,8 +472,8 @@ impl Receipt {
                 lost: lost.clone(),
                 receipt: self.detail.clone(),
             };
-            ring.settle(sink, *range, &outcome)?;
-            settled += u64::from(planned.contains(range));
+            ring.settle(sink, (*range).into(), &outcome)?;
+            settled += u64::from(planned.contains(&(*range).into()));
         }
         Ok(settled)
     }

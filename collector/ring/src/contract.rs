@@ -17,11 +17,88 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Events per telemetry level.
 pub type PerLevel = [u64; 4];
 
-/// A run of encoded events of one class, before it has a place.
+/// Sets of lanes. Every block is in one lane, from 0 to 15. What is in different lanes can be settled
+/// apart, however much they alternate: see [`Part`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lanes(pub(crate) u16);
+
+impl Lanes {
+    /// How many there are.
+    pub const COUNT: u8 = 16;
+    /// Every lane.
+    pub const ALL: Lanes = Lanes(u16::MAX);
+    /// None.
+    pub const NONE: Lanes = Lanes(0);
+
+    /// One lane. Those above 15 count as 15.
+    #[must_use]
+    pub fn of(lane: u8) -> Lanes {
+        Lanes(1 << lane.min(Lanes::COUNT - 1))
+    }
+
+    /// Whether a lane is in it.
+    #[must_use]
+    pub fn has(self, lane: u8) -> bool {
+        self.overlaps(Lanes::of(lane))
+    }
+
+    /// Whether two sets share a lane.
+    #[must_use]
+    pub fn overlaps(self, other: Lanes) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether all of another are in it.
+    #[must_use]
+    pub fn cover(self, other: Lanes) -> bool {
+        other.0 & !self.0 == 0
+    }
+
+    /// What is in either.
+    #[must_use]
+    pub fn and(self, other: Lanes) -> Lanes {
+        Lanes(self.0 | other.0)
+    }
+
+    /// What is not in the other.
+    #[must_use]
+    pub fn without(self, other: Lanes) -> Lanes {
+        Lanes(self.0 & !other.0)
+    }
+}
+
+/// The blocks of some lanes in a run of places: what is planned and settled at a time. Those of the other
+/// lanes stay as they are, and may be planned by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The run.
+    pub range: SeqRange,
+    /// The lanes.
+    pub lanes: Lanes,
+}
+
+impl From<SeqRange> for Part {
+    fn from(range: SeqRange) -> Part {
+        Part { range, lanes: Lanes::ALL }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.lanes {
+            Lanes::ALL => write!(f, "{}", self.range),
+            Lanes(lanes) => write!(f, "{} in lanes {lanes:#x}", self.range),
+        }
+    }
+}
+
+/// A run of encoded events of one class and one lane, before it has a place.
 #[derive(Clone, Debug)]
 pub struct NewBlock {
     /// The class it is kept in.
     pub class: Class,
+    /// Its lane, 0 to 15: see [`Lanes`].
+    pub lane: u8,
     /// An encoded [`tidegate_proto::pb::Block`], uncompressed.
     pub data: Bytes,
     /// Events in it, per telemetry level; at least one in all.
@@ -120,6 +197,8 @@ pub struct StoredBlock {
     pub seqs: Option<Vec<Seq>>,
     /// Its class.
     pub class: Class,
+    /// Its lane.
+    pub lane: u8,
     /// An encoded [`tidegate_proto::pb::Block`], uncompressed, checksum verified.
     pub data: Bytes,
     /// When it was stored, nanoseconds since 1970.
@@ -191,9 +270,11 @@ pub struct Cursor {
     pub settled: Seq,
     /// Runs behind it that are settled out of order.
     pub ahead: Vec<SeqRange>,
+    /// Runs behind it that are settled in some lanes only.
+    pub passed: Vec<Part>,
     /// Runs that were planned and are not settled: after a restart they are sent again
     /// with the same bounds.
-    pub planned: Vec<SeqRange>,
+    pub planned: Vec<Part>,
 }
 
 /// The outcome of a planned run.
@@ -406,8 +487,8 @@ pub trait Ring: fmt::Debug + Send + Sync + 'static {
     /// Stores the bounds of a run that is about to be sent; durable on return.
     ///
     /// # Errors
-    /// [`RingError::Misuse`] when it overlaps a planned or settled run with other bounds.
-    fn plan(&self, sink: &SinkId, range: SeqRange) -> Result<(), RingError>;
+    /// [`RingError::Misuse`] when it overlaps a planned or settled run with other bounds and a lane in common.
+    fn plan(&self, sink: &SinkId, part: Part) -> Result<(), RingError>;
 
     /// Settles a planned run: counts, receipt, cursor, in one durable step. Events of the run
     /// that were evicted or purged while it was in flight count as the settlement says.
@@ -415,13 +496,19 @@ pub trait Ring: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`RingError::Misuse`] when the run was not planned or the counts do not add up to it.
-    fn settle(&self, sink: &SinkId, range: SeqRange, outcome: &Settlement) -> Result<Cursor, RingError>;
+    fn settle(&self, sink: &SinkId, part: Part, outcome: &Settlement) -> Result<Cursor, RingError>;
 
     /// Splits a planned run in two behind `at`, so that the halves can be sent alone.
     ///
     /// # Errors
     /// [`RingError::Misuse`] when no such run is planned or `at` is not inside of it.
-    fn split(&self, sink: &SinkId, range: SeqRange, at: Seq) -> Result<(), RingError>;
+    fn split(&self, sink: &SinkId, part: Part, at: Seq) -> Result<(), RingError>;
+
+    /// Splits a planned part in two over the same run: these lanes, and the others.
+    ///
+    /// # Errors
+    /// [`RingError::Misuse`] when no such part is planned, or one of the two would have no lane.
+    fn divide(&self, sink: &SinkId, part: Part, lanes: Lanes) -> Result<(), RingError>;
 
     /// How far a source had been read, by the last durable group.
     fn source_position(&self, source: &str) -> Option<Vec<u8>>;

@@ -5,7 +5,7 @@ use tidegate_proto::ids::Seq;
 use tidegate_proto::level::Class;
 
 use crate::ledger::{Block, Place};
-use crate::{AppendError, Group, Intake, StoredBlock, levels, purge, runs};
+use crate::{AppendError, Group, Intake, Lanes, StoredBlock, levels, purge, runs};
 
 /// Sources and drop reasons that one group may name.
 const MAX_POSITIONS: usize = 1024;
@@ -14,6 +14,7 @@ const MAX_POSITIONS: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct CheckedBlock {
     pub class: Class,
+    pub lane: u8,
     pub data: Bytes,
     pub events: u64,
     pub levels: [u32; 4],
@@ -54,6 +55,7 @@ pub(crate) fn check(group: Group, bound: u64) -> Result<Checked, AppendError> {
         if events > 0 {
             blocks.push(CheckedBlock {
                 class: block.class,
+                lane: block.lane.min(Lanes::COUNT - 1),
                 data: block.data,
                 events,
                 levels,
@@ -74,6 +76,7 @@ pub(crate) fn stored(block: &Block, data: Bytes) -> Option<StoredBlock> {
         range: runs::range(block.run())?,
         seqs: block.keep.as_ref().map(|_| block.places().map(Seq).collect()),
         class: block.class,
+        lane: block.lane,
         data,
         stored_ns: block.stored_ns,
     })
@@ -98,6 +101,7 @@ pub(crate) fn block_of(stored: &StoredBlock) -> Option<Block> {
         last: run.1,
         keep: stored.seqs.as_ref().map(|seqs| Block::bitmap(run, seqs.iter().map(|s| s.0))),
         class: stored.class,
+        lane: stored.lane.min(Lanes::COUNT - 1),
         levels,
         // not told
         time_ns: (i64::MIN, i64::MAX),

@@ -14,9 +14,9 @@ use crate::age::Ages;
 use crate::group::{self, Checked};
 use crate::ledger::{Block, Ledger, Lost, Place, Stop};
 use crate::{
-    Account, AppendError, BoxFuture, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, PerLevel,
-    PurgeRule, Purged, Read, ReadLimit, Ring, RingError, RingOptions, Settlement, StartAt, State, Status,
-    StoredBlock, Ticket, bundle, levels, purge, runs,
+    Account, AppendError, BoxFuture, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, Lanes, Part,
+    PerLevel, PurgeRule, Purged, Read, ReadLimit, Ring, RingError, RingOptions, Settlement, StartAt, State,
+    Status, StoredBlock, Ticket, bundle, levels, purge, runs,
 };
 
 /// Keeps everything in memory. Its bound is on the bytes of the blocks it holds.
@@ -105,6 +105,7 @@ impl Inner {
                 last: next + new.events - 1,
                 keep: None,
                 class: new.class,
+                lane: new.lane,
                 levels: new.levels,
                 time_ns: new.time_ns,
                 stored_ns,
@@ -268,16 +269,20 @@ impl Ring for MemoryRing {
         self.lock().ledger.losses
     }
 
-    fn plan(&self, sink: &SinkId, range: SeqRange) -> Result<(), RingError> {
-        self.change(|l| l.plan(sink, range))
+    fn plan(&self, sink: &SinkId, part: Part) -> Result<(), RingError> {
+        self.change(|l| l.plan(sink, part))
     }
 
-    fn settle(&self, sink: &SinkId, range: SeqRange, outcome: &Settlement) -> Result<Cursor, RingError> {
-        self.change(|l| l.settle(sink, range, outcome))
+    fn settle(&self, sink: &SinkId, part: Part, outcome: &Settlement) -> Result<Cursor, RingError> {
+        self.change(|l| l.settle(sink, part, outcome))
     }
 
-    fn split(&self, sink: &SinkId, range: SeqRange, at: Seq) -> Result<(), RingError> {
-        self.change(|l| l.split(sink, range, at))
+    fn split(&self, sink: &SinkId, part: Part, at: Seq) -> Result<(), RingError> {
+        self.change(|l| l.split(sink, part, at))
+    }
+
+    fn divide(&self, sink: &SinkId, part: Part, lanes: Lanes) -> Result<(), RingError> {
+        self.change(|l| l.divide(sink, part, lanes))
     }
 
     fn source_position(&self, source: &str) -> Option<Vec<u8>> {

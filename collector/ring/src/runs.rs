@@ -34,10 +34,8 @@ pub(crate) fn common(a: Run, b: Run) -> Option<Run> {
 pub(crate) fn rest(run: Run, settled: u64, without: &[Run]) -> Vec<Run> {
     let mut out = Vec::new();
     let mut from = run.0.max(settled.saturating_add(1));
-    for &(a, b) in without {
-        if b < from {
-            continue;
-        }
+    let near = without.partition_point(|r| r.1 < from);
+    for &(a, b) in without.get(near..).unwrap_or_default() {
         if a > run.1 {
             break;
         }

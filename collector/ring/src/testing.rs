@@ -61,6 +61,7 @@ pub fn sized_block(levels: &[u8], tag: u64, bytes: usize) -> NewBlock {
     let lowest = levels.iter().min().copied().unwrap_or(3);
     NewBlock {
         class: Class::of(TelemetryLevel::from_u8(lowest).expect("a level")),
+        lane: 0,
         data: Bytes::from(builder.finish()),
         levels: counts,
         time_ns: (time(0), time(levels.len().saturating_sub(1))),

@@ -7,13 +7,14 @@ use tidegate_proto::batch::Batch;
 use tidegate_proto::ids::{Seq, SeqRange};
 use tidegate_proto::level::{LossReason, TelemetryLevel};
 use tidegate_proto::wire::{BlockReader, SchemaInterner, WireError};
-use tidegate_ring::{Hole, PerLevel, ReadLimit, Ring, RingError, StoredBlock};
-use tidegate_sinks::events::Latency;
+use tidegate_ring::{Hole, Lanes, Part, PerLevel, ReadLimit, Ring, RingError, StoredBlock};
+use tidegate_sinks::events::{Latency, Urgency};
 use tidegate_sinks::{BatchLimits, Origin, SinkBatch};
 use tokio::time::Instant;
 
 use super::again::Again;
 use super::filter::Filter;
+use super::soon::{Looked, Over};
 
 /// A block that was read ahead.
 #[derive(Clone, Debug)]
@@ -23,8 +24,8 @@ pub(super) struct Ahead {
     pub losses: u64,
     /// Place and encoded size of each event.
     pub events: Vec<(Seq, u32)>,
-    /// That of its most urgent event, once it was looked for.
-    pub latency: Option<Latency>,
+    /// How soon its events leave, once that was asked.
+    pub looked: Option<Looked>,
     /// When it goes with a batch that is not full, once that was asked.
     pub due: Option<Instant>,
 }
@@ -35,7 +36,9 @@ pub(super) struct Fetched {
     pub blocks: Vec<Ahead>,
     /// What is missing from it.
     pub holes: Vec<Hole>,
-    /// Every place up to here is in a block or empty.
+    /// What is left out of it on a metered network.
+    pub over: Over,
+    /// Every place up to here is in a block, passed over, or empty.
     pub end: Seq,
 }
 
@@ -57,18 +60,19 @@ pub enum FetchError {
     Unreadable(#[from] Unreadable),
 }
 
-/// Reads what follows `after`.
+/// Reads what follows `after` in these lanes.
 pub(super) fn fetch(
     ring: &dyn Ring,
     after: Seq,
     limit: ReadLimit,
+    lanes: Lanes,
     known: &mut SchemaInterner,
 ) -> Result<Fetched, FetchError> {
     let losses = ring.losses();
     let read = ring.read(after, limit)?;
     let blocks = Vec::with_capacity(read.blocks.len());
-    let mut out = Fetched { blocks, holes: read.holes, end: read.end };
-    for block in read.blocks {
+    let mut out = Fetched { blocks, holes: read.holes, over: Over::default(), end: read.end };
+    for block in read.blocks.into_iter().filter(|b| lanes.has(b.lane)) {
         let range = block.range;
         let reader = BlockReader::new(&block.data, known).map_err(|source| Unreadable { range, source })?;
         let len = |n| u32::try_from(reader.event_len(n)).unwrap_or(u32::MAX);
@@ -79,7 +83,7 @@ pub(super) fn fetch(
                 .map(|(n, s)| (Seq(s), len(n)))
                 .collect(),
         };
-        out.blocks.push(Ahead { block, losses, events, latency: None, due: None });
+        out.blocks.push(Ahead { block, losses, events, looked: None, due: None });
     }
     Ok(out)
 }
@@ -130,6 +134,8 @@ pub(super) struct Made {
     pub lost: BTreeMap<LossReason, PerLevel>,
     /// Encoded bytes of the batch's events.
     pub bytes: u64,
+    /// Lanes in which events of the batch lie: any, and cost-deferred ones.
+    pub lanes: (Lanes, Lanes),
 }
 
 /// What a batch is made with; one a sink.
@@ -141,6 +147,8 @@ pub(super) struct Maker {
     pub spare: Vec<(Batch, Vec<Seq>)>,
     /// Judges again what other rules have let through.
     pub again: Option<Again>,
+    /// Which events are cost-deferred.
+    pub urgency: Option<Arc<Urgency>>,
 }
 
 pub(super) fn count(levels: &mut PerLevel, level: Option<TelemetryLevel>) {
@@ -162,6 +170,7 @@ impl Maker {
         batch.clear();
         seqs.clear();
         let mut made = (PerLevel::default(), BTreeMap::<LossReason, PerLevel>::new(), 0u64);
+        let mut lanes = (Lanes::NONE, Lanes::NONE);
         for ahead in blocks {
             let unreadable = |source| Unreadable { range: ahead.block.range, source };
             let reader = BlockReader::new(&ahead.block.data, &mut self.known).map_err(unreadable)?;
@@ -184,6 +193,13 @@ impl Maker {
                 };
                 match left_out {
                     None => {
+                        let lane = Lanes::of(ahead.block.lane);
+                        lanes.0 = lanes.0.and(lane);
+                        let schema = batch.get(at).map(|e| e.schema());
+                        let latency = schema.zip(self.urgency.as_ref()).map(|(s, u)| u.of(s, level));
+                        if latency == Some(Latency::CostDeferred) {
+                            lanes.1 = lanes.1.and(lane);
+                        }
                         count(&mut made.0, level);
                         made.2 += u64::from(*len);
                         seqs.push(*seq);
@@ -200,7 +216,7 @@ impl Maker {
         // places come from the ring in order; anything else is its fault, not a reason to lose events
         let batch = batch
             .ok_or_else(|| RingError::Misuse(format!("the ring gave the places of {range} out of order")))?;
-        Ok(Made { batch, levels, lost, bytes })
+        Ok(Made { batch, levels, lost, bytes, lanes })
     }
 
     /// Takes a batch's memory back.
@@ -212,17 +228,18 @@ impl Maker {
     }
 }
 
-/// Reads all of a run.
+/// Reads all of a part.
 pub(super) fn fetch_run(
     ring: &dyn Ring,
-    range: SeqRange,
+    part: Part,
     known: &mut SchemaInterner,
 ) -> Result<Vec<Ahead>, FetchError> {
+    let Part { range, lanes } = part;
     let mut blocks = Vec::new();
     let mut after = Seq(range.first().0 - 1);
     while after < range.last() {
         let limit = ReadLimit { bytes: 1 << 20, events: range.last().0 - after.0 };
-        let read = fetch(ring, after, limit, known)?;
+        let read = fetch(ring, after, limit, lanes, known)?;
         blocks.extend(read.blocks.into_iter().filter(|a| a.block.range.first() <= range.last()));
         if read.end <= after {
             break;

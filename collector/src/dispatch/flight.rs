@@ -7,7 +7,7 @@ use std::time::Duration;
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_proto::level::LossReason;
 use tidegate_proto::wire::SchemaInterner;
-use tidegate_ring::{PerLevel, Ring, RingError, Settlement, State};
+use tidegate_ring::{Cursor, Lanes, Part, PerLevel, Ring, RingError, Settlement, StartAt, State};
 use tidegate_sinks::{DeliverError, Delivered, RejectReason, Rejected, Sink};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ use super::dead::DeadLetters;
 use super::limits::{Bucket, Window};
 use super::receipt::{Counts, receipt};
 use super::retry::{Backoff, Chance, Step, next_step};
+use super::soon::Metered;
 use super::stats::Stats;
 use crate::clock::now_ns;
 use crate::config::RetryConfig;
@@ -41,16 +42,27 @@ pub(super) struct Shared {
     pub dead: Option<Mutex<DeadLetters>>,
     pub retry: RetryConfig,
     pub stats: Arc<Stats>,
+    /// Whether the network is metered; `None` where that makes no difference.
+    pub metered: Option<Metered>,
     /// Blocking work, which goes on when what waits for it is called off.
     pub work: TaskTracker,
 }
 
-/// A run to be delivered.
+/// A part of the ring to be delivered.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub range: SeqRange,
+    pub part: Part,
+    /// How many events it has, as far as that is known.
+    pub events: u64,
     /// What was read of it already.
     pub blocks: Option<Vec<Ahead>>,
+}
+
+impl Job {
+    /// A part of which nothing was read yet.
+    pub fn of(part: Part) -> Job {
+        Job { part, events: part.range.len(), blocks: None }
+    }
 }
 
 /// How a delivery came to its end.
@@ -59,7 +71,11 @@ pub(super) enum Landing {
     /// The run is settled.
     Settled,
     /// It is two runs now.
-    Split(SeqRange, SeqRange),
+    Split(Part, Part),
+    /// It waits, or the second part of it does, for a network that is not metered.
+    Deferred(Option<Part>, Part),
+    /// It was not as the ring has it: nothing was sent. Where the ring stands.
+    Stale(Cursor),
     /// The ring is closed: the run stays planned.
     Closed,
 }
@@ -73,6 +89,9 @@ enum Trouble {
     Dead(String, std::io::Error),
     #[error("a task ended early: {0}")]
     Task(String),
+    /// What was to be planned is not open, or not all of it.
+    #[error("{1}")]
+    Misfit(Cursor, String),
 }
 
 impl From<RingError> for Trouble {
@@ -121,11 +140,14 @@ pub(super) async fn fly(shared: Arc<Shared>, mut job: Job) -> Landing {
             Err(e) => {
                 let text = e.to_string();
                 if shared.stats.hold(Some(&text)) {
-                    error!(sink = %shared.id, range = %job.range, error = %text, "a delivery waits");
+                    error!(sink = %shared.id, range = %job.part.range, error = %text, "a delivery waits");
                 }
                 job.blocks = None;
                 let pause = own.next(&mut **lock(&shared.chance));
                 tokio::time::sleep(pause).await;
+                if let Trouble::Misfit(cursor, _) = e {
+                    return Landing::Stale(cursor);
+                }
             }
         }
     }
@@ -152,10 +174,12 @@ async fn restricted(shared: &Shared, than: &Under) {
 }
 
 async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Trouble> {
-    let range = job.range;
-    let losses = blocking(shared, move |s| {
-        s.ring.plan(&s.id, range)?;
-        Ok(s.ring.losses())
+    let part = job.part;
+    let range = part.range;
+    let losses = blocking(shared, move |s| match s.ring.plan(&s.id, part) {
+        // events of it went, and the cursor moved over their places
+        Err(RingError::Misuse(why)) => Err(Trouble::Misfit(s.ring.attach(&s.id, StartAt::Oldest)?, why)),
+        planned => planned.map(|()| s.ring.losses()).map_err(Trouble::from),
     })
     .await?;
     // what went before the plan is in the account as lost already, and must not be sent
@@ -173,13 +197,23 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
         if made.as_ref().is_none_or(|(_, under)| stale(under)) {
             let blocks = job.blocks.take().filter(|_| made.is_none());
             let level = now.level;
-            let fresh = blocking(shared, move |s| make(s, range, blocks, level)).await?;
+            let fresh = blocking(shared, move |s| make(s, part, blocks, level)).await?;
             made = Some((fresh, now.clone()));
         }
         let Some((batch, under)) = made.as_ref() else { continue };
         if batch.batch.is_empty() {
-            settle(shared, range, made.take().map(|m| m.0), Delivered::default()).await?;
+            settle(shared, part, made.take().map(|m| m.0), Delivered::default()).await?;
             return Ok(Landing::Settled);
+        }
+        let (any, deferred) = batch.lanes;
+        if deferred != Lanes::NONE && shared.metered.as_ref().is_some_and(Metered::now) {
+            if deferred.cover(any) {
+                return Ok(Landing::Deferred(None, part));
+            }
+            let go = Part { lanes: part.lanes.without(deferred), ..part };
+            let stay = Part { lanes: part.lanes.without(go.lanes), ..part };
+            blocking(shared, move |s| Ok(s.ring.divide(&s.id, part, stay.lanes)?)).await?;
+            return Ok(Landing::Deferred(Some(go), stay));
         }
         if !paid {
             paid = true;
@@ -213,7 +247,7 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
                 shared.stats.attempt("ok");
                 pass.success();
                 works(shared);
-                settle(shared, range, made.take().map(|m| m.0), done).await?;
+                settle(shared, part, made.take().map(|m| m.0), done).await?;
                 return Ok(Landing::Settled);
             }
             Err(error) => error,
@@ -254,8 +288,9 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
                 match halves(&batch.batch) {
                     Some((a, b)) => {
                         let at = a.last();
-                        blocking(shared, move |s| Ok(s.ring.split(&s.id, range, at)?)).await?;
-                        return Ok(Landing::Split(a, b));
+                        blocking(shared, move |s| Ok(s.ring.split(&s.id, part, at)?)).await?;
+                        let of = |range| Part { range, ..part };
+                        return Ok(Landing::Split(of(a), of(b)));
                     }
                     // never: a batch of one event is not split
                     None => tokio::time::sleep(shared.retry.first).await,
@@ -268,7 +303,7 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
                 let rejected =
                     batch.batch.iter().map(|(seq, _)| Rejected { seq, reason, detail: detail.clone() });
                 let done = Delivered { rejected: rejected.collect(), ..Delivered::default() };
-                settle(shared, range, made.take().map(|m| m.0), done).await?;
+                settle(shared, part, made.take().map(|m| m.0), done).await?;
                 return Ok(Landing::Settled);
             }
         }
@@ -304,21 +339,21 @@ fn halves(batch: &tidegate_sinks::SinkBatch) -> Option<(SeqRange, SeqRange)> {
 
 fn make(
     shared: &Shared,
-    range: SeqRange,
+    part: Part,
     blocks: Option<Vec<Ahead>>,
     level: tidegate_proto::level::TelemetryLevel,
 ) -> Result<Made, Trouble> {
     let mut maker = lock(&shared.maker);
     let blocks = match blocks {
         Some(blocks) => blocks,
-        None => fetch_run(&*shared.ring, range, &mut maker.known)?,
+        None => fetch_run(&*shared.ring, part, &mut maker.known)?,
     };
-    Ok(maker.make(range, &blocks, level)?)
+    Ok(maker.make(part.range, &blocks, level)?)
 }
 
 /// What is to be put down of a run.
 struct Outcome {
-    range: SeqRange,
+    part: Part,
     made: Made,
     done: Delivered,
     /// Dead letters are written already.
@@ -329,12 +364,12 @@ struct Outcome {
 /// because a disk fails.
 async fn settle(
     shared: &Arc<Shared>,
-    range: SeqRange,
+    part: Part,
     made: Option<Made>,
     done: Delivered,
 ) -> Result<(), Trouble> {
     let Some(made) = made else { return Ok(()) };
-    let outcome = Arc::new(Outcome { range, made, done, written: AtomicBool::new(false) });
+    let outcome = Arc::new(Outcome { part, made, done, written: AtomicBool::new(false) });
     let mut backoff = Backoff::new(shared.retry.first, shared.retry.most);
     loop {
         let this = Arc::clone(&outcome);
@@ -344,7 +379,7 @@ async fn settle(
             Err(e) => e.to_string(),
         };
         if shared.stats.hold(Some(&error)) {
-            error!(sink = %shared.id, %range, %error, "what was delivered cannot be put down");
+            error!(sink = %shared.id, range = %part.range, %error, "what was delivered cannot be put down");
         }
         let pause = backoff.next(&mut **lock(&shared.chance));
         tokio::time::sleep(pause).await;
@@ -356,8 +391,8 @@ async fn settle(
 }
 
 fn settle_now(shared: &Shared, outcome: &Outcome) -> Result<(), Trouble> {
-    let Outcome { range, made, done, written } = outcome;
-    let (range, now) = (*range, now_ns());
+    let Outcome { part, made, done, written } = outcome;
+    let (part, range, now) = (*part, part.range, now_ns());
     let mut counts = Counts { delivered: made.levels, lost: made.lost.clone(), ..Counts::default() };
     let mut rejected = done.rejected.clone();
     rejected.sort_by_key(|r| r.seq);
@@ -389,8 +424,8 @@ fn settle_now(shared: &Shared, outcome: &Outcome) -> Result<(), Trouble> {
         lost: counts.lost,
         receipt: entry,
     };
-    match shared.ring.settle(&shared.id, range, &settlement) {
-        Err(RingError::Misuse(why)) => settle_what_is_left(shared, range, settlement, &why)?,
+    match shared.ring.settle(&shared.id, part, &settlement) {
+        Err(RingError::Misuse(why)) => settle_what_is_left(shared, part, settlement, &why)?,
         other => {
             other?;
         }
@@ -416,13 +451,14 @@ fn settle_now(shared: &Shared, outcome: &Outcome) -> Result<(), Trouble> {
 /// be read, when the batch was made. Counts what is there.
 fn settle_what_is_left(
     shared: &Shared,
-    range: SeqRange,
+    part: Part,
     mut outcome: Settlement,
     why: &str,
 ) -> Result<(), Trouble> {
+    let range = part.range;
     debug!(sink = %shared.id, %range, why, "counting again what the ring holds of a run");
     let mut known = SchemaInterner::new();
-    let blocks = fetch_run(&*shared.ring, range, &mut known)?;
+    let blocks = fetch_run(&*shared.ring, part, &mut known)?;
     let mut room = present(range, &blocks, &mut known)?;
     let mut fit = |levels: &mut PerLevel| {
         for (n, room) in levels.iter_mut().zip(&mut room) {
@@ -441,7 +477,7 @@ fn settle_what_is_left(
         }
         error!(sink = %shared.id, %range, events = ?room, "events of a run could not be read when it was sent");
     }
-    shared.ring.settle(&shared.id, range, &outcome)?;
+    shared.ring.settle(&shared.id, part, &outcome)?;
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod dead;
 mod filter;
 mod flight;
 pub mod limits;
+mod network;
 mod receipt;
 pub mod retry;
 pub mod soon;
@@ -28,7 +29,7 @@ use std::time::Duration;
 
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_proto::wire::SchemaInterner;
-use tidegate_ring::{Cursor, ReadLimit, Ring, RingError, StartAt, State};
+use tidegate_ring::{Cursor, Lanes, Part, ReadLimit, Ring, RingError, StartAt, State};
 use tidegate_sinks::events::Urgency;
 use tidegate_sinks::{BatchLimits, Origin, Sink};
 use tokio::sync::watch;
@@ -51,7 +52,7 @@ pub use filter::Filter;
 use flight::{Job, Landing, Shared, fly};
 use limits::{Bucket, Window};
 use retry::{Backoff, Chance, Xorshift};
-use soon::{May, Metered};
+use soon::Metered;
 pub use stats::{Missed, Stats};
 
 /// How a sink is served.
@@ -139,8 +140,18 @@ pub struct Dispatcher {
     due: Option<Instant>,
     known: SchemaInterner,
     backoff: Backoff,
-    /// What waits for a network that is not metered.
+    urgency: Option<Arc<Urgency>>,
+    /// Whether what was read ahead is for a metered network.
+    holding: bool,
+    /// Lanes that were passed over lately: where there are none of their blocks they are passed over all the
+    /// same, so that the cursor has one run.
+    deferred: Lanes,
+    /// How many events were passed over.
+    passed: u64,
+    /// Pieces of blocks that wait for a network that is not metered.
     held: Vec<SeqRange>,
+    /// Planned parts that do.
+    parked: Vec<Job>,
     /// When the network was looked at last, and whether it was metered.
     looked: Option<(Instant, bool)>,
 }
@@ -168,7 +179,15 @@ impl Dispatcher {
         });
         let chance: Box<dyn Chance> = Box::new(Xorshift::new(seed));
         let again = rules.map(Again::new);
-        let maker = Maker { origin, filter, known: SchemaInterner::new(), spare: Vec::new(), again };
+        let urgency = options.urgency.clone().filter(|_| options.metered.can_be()).map(Arc::new);
+        let maker = Maker {
+            origin,
+            filter,
+            known: SchemaInterner::new(),
+            spare: Vec::new(),
+            again,
+            urgency: urgency.clone(),
+        };
         let shared = Arc::new(Shared {
             id,
             in_force,
@@ -181,6 +200,7 @@ impl Dispatcher {
             chance: Mutex::new(chance),
             dead: options.dead_letters.clone().map(|p| Mutex::new(DeadLetters::new(p))),
             retry: options.retry,
+            metered: urgency.as_ref().map(|_| options.metered.clone()),
             work: TaskTracker::new(),
             stats,
             ring,
@@ -198,7 +218,12 @@ impl Dispatcher {
             purges: 0,
             due: None,
             known: SchemaInterner::new(),
+            urgency,
+            holding: false,
+            deferred: Lanes::NONE,
+            passed: 0,
             held: Vec::new(),
+            parked: Vec::new(),
             looked: None,
             options,
         };
@@ -209,9 +234,22 @@ impl Dispatcher {
     /// Takes over where a cursor stands.
     fn begin_from(&mut self, cursor: &Cursor) {
         self.claims = claims::Claims::of(cursor);
-        self.held.clear();
-        let planned = cursor.planned.iter();
-        self.jobs = planned.map(|range| Job { range: *range, blocks: None }).collect();
+        self.jobs = cursor.planned.iter().map(|part| Job::of(*part)).collect();
+        if self.claims.has_passed() {
+            let durable = self.shared.state.borrow().durable;
+            let held = self.shared.ring.account().sinks.get(&self.shared.id).map(|s| s.held.iter().sum());
+            let others = self.claims.left(durable) + self.jobs.iter().map(|j| j.events).sum::<u64>();
+            self.passed = held.map_or(0, |held: u64| held.saturating_sub(others));
+        }
+        self.forget();
+    }
+
+    /// Takes over where a cursor stands, but for what is on its way.
+    fn reconsider(&mut self, cursor: &Cursor, under_way: impl Iterator<Item = Part>) {
+        self.claims = claims::Claims::of(cursor);
+        let jobs = self.jobs.iter().chain(&self.parked).map(|j| j.part);
+        under_way.chain(jobs).for_each(|part| self.claims.take(part));
+        self.held.iter().for_each(|range| self.claims.add(*range));
         self.forget();
     }
 
@@ -224,7 +262,7 @@ impl Dispatcher {
     /// Serves the sink until it is told to end.
     pub async fn run(mut self) {
         let mut flights: JoinSet<Landing> = JoinSet::new();
-        let mut under_way: HashMap<Id, SeqRange> = HashMap::new();
+        let mut under_way: HashMap<Id, (Part, u64)> = HashMap::new();
         let asked = tokio::spawn(ask(Arc::clone(&self.shared)));
         let mut state = self.shared.ring.watch();
         let mut in_force = self.shared.in_force.clone();
@@ -236,12 +274,12 @@ impl Dispatcher {
             };
             let phase = *self.phase.borrow_and_update();
             let mut pause = None;
-            self.take_up_held();
+            self.look_at_network();
             while may && flights.len() < self.shared.allowed() {
                 match self.next_job(&now, phase == Phase::Finish).await {
                     Ok(Some(job)) => {
-                        let (shared, range) = (Arc::clone(&self.shared), job.range);
-                        under_way.insert(flights.spawn(fly(shared, job)).id(), range);
+                        let (shared, what) = (Arc::clone(&self.shared), (job.part, job.events));
+                        under_way.insert(flights.spawn(fly(shared, job)).id(), what);
                     }
                     Ok(None) => break,
                     Err(FetchError::Ring(RingError::Closed)) => break 'serve,
@@ -256,16 +294,16 @@ impl Dispatcher {
                     }
                 }
             }
-            let jobs = self.jobs.iter().map(|j| j.range.len());
+            let jobs = self.jobs.iter().chain(&self.parked).map(|j| j.events);
             let jobs = jobs.chain(self.held.iter().map(|r| r.len()));
-            let taken = jobs.chain(under_way.values().map(|r| r.len())).sum::<u64>();
-            self.shared.waiting(self.claims.left(now.durable) + taken);
+            let taken = jobs.chain(under_way.values().map(|(_, events)| *events)).sum::<u64>();
+            self.shared.waiting(self.claims.left(now.durable) + self.passed + taken);
             let idle = flights.is_empty() && (self.jobs.is_empty() || !may);
-            if phase == Phase::Finish && idle && (self.claims.cover(now.durable) || !may) {
+            if phase == Phase::Finish && idle && (self.claims.cover(now.durable, self.holding) || !may) {
                 break;
             }
             // only while something waits for it
-            let look = (!self.held.is_empty()).then(|| Instant::now() + soon::LOOK);
+            let look = self.waits_for_network().then(|| Instant::now() + soon::LOOK);
             let wake = match (pause, self.due) {
                 (Some(pause), _) => Some(pause),
                 (None, due) => due.filter(|_| may && flights.len() < self.shared.allowed()),
@@ -278,8 +316,13 @@ impl Dispatcher {
                         Ok((id, landing)) => (id, Ok(landing)),
                         Err(e) => (e.id(), Err(e)),
                     };
-                    if let Some(range) = under_way.remove(&id) {
-                        self.landed(range, landed);
+                    if let Some((part, _)) = under_way.remove(&id) {
+                        match landed {
+                            Ok(Landing::Stale(cursor)) => {
+                                self.reconsider(&cursor, under_way.values().map(|(part, _)| *part));
+                            }
+                            landed => self.landed(part, landed),
+                        }
                     }
                 }
                 changed = in_force.changed() => if changed.is_err() { break },
@@ -302,23 +345,28 @@ impl Dispatcher {
         self.backoff.next(&mut **chance)
     }
 
-    fn landed(&mut self, range: SeqRange, landed: Result<Landing, tokio::task::JoinError>) {
+    fn landed(&mut self, part: Part, landed: Result<Landing, tokio::task::JoinError>) {
         match landed {
-            Ok(Landing::Settled) => {}
+            Ok(Landing::Settled | Landing::Stale(_)) => {}
             Ok(Landing::Split(a, b)) => {
-                debug!(sink = %self.shared.id, %range, "split");
-                self.jobs.push_front(Job { range: b, blocks: None });
-                self.jobs.push_front(Job { range: a, blocks: None });
+                debug!(sink = %self.shared.id, %part, "split");
+                self.jobs.push_front(Job::of(b));
+                self.jobs.push_front(Job::of(a));
+            }
+            Ok(Landing::Deferred(go, stay)) => {
+                self.looked = Some((Instant::now(), true));
+                self.jobs.extend(go.map(Job::of));
+                self.parked.push(Job::of(stay));
             }
             Ok(Landing::Closed) => self.abort.cancel(),
             Err(e) => {
-                error!(sink = %self.shared.id, %range, error = %e, "a delivery broke down, it is tried again");
-                self.jobs.push_back(Job { range, blocks: None });
+                error!(sink = %self.shared.id, %part, error = %e, "a delivery broke down, it is tried again");
+                self.jobs.push_back(Job::of(part));
             }
         }
     }
 
-    /// The next run to be delivered, if one is due.
+    /// The next part to be delivered, if one is due.
     async fn next_job(&mut self, now: &State, flush: bool) -> Result<Option<Job>, FetchError> {
         if let Some(job) = self.jobs.pop_front() {
             return Ok(Some(job));
@@ -329,55 +377,74 @@ impl Dispatcher {
         }
         let batch = u64::from(self.limits.events.max(1));
         let (free, last) = loop {
-            let Some(free) = self.claims.next(now.durable, self.options.order, batch) else {
+            let next = self.claims.next(now.durable, self.options.order, batch, self.holding);
+            let Some(free) = next else {
                 self.due = None;
                 return Ok(None);
             };
-            let after = Seq(free.first().0 - 1);
+            let after = Seq(free.range.first().0 - 1);
             if self.ahead.0 != after {
                 self.ahead = (after, Fetched { end: after, ..Fetched::default() });
             }
             match self.until(free, now.durable, flush).await? {
                 Upto::Last(last) => break (free, last),
                 Upto::Wait => return Ok(None),
-                Upto::Held(range) => self.hold(range),
+                Upto::Piece(range) => self.hold(range),
+                Upto::Over(range) => self.pass_over(range),
             }
         };
         self.due = None;
-        let Some(range) = SeqRange::new(free.first(), last) else { return Ok(None) };
-        self.claims.add(range);
+        let Some(range) = SeqRange::new(free.range.first(), last) else { return Ok(None) };
         let (_, fetched) = std::mem::take(&mut self.ahead);
-        let end = fetched.end;
+        let Fetched { blocks, holes, mut over, end } = fetched;
         let (mut taken, mut rest) = (Vec::new(), Vec::new());
-        for block in fetched.blocks {
+        for block in blocks {
             let reaches = block.block.range.last();
-            if reaches > last {
+            // what is left of a block with both kinds is read again, for its next piece
+            let mixed = self.holding && block.looked.is_some_and(|l| l.deferred);
+            if reaches > last && !mixed {
                 rest.push(block.clone());
             }
             if block.block.range.first() <= last {
                 taken.push(block);
             }
         }
-        let (gone, holes): (Vec<_>, Vec<_>) =
-            fetched.holes.into_iter().partition(|h| h.range.first() <= last);
+        let mut part = Part { range, lanes: free.lanes };
+        if self.holding {
+            self.deferred = self.deferred.and(over.lanes(last));
+            let sent = taken.iter().fold(Lanes::NONE, |all, a| all.and(Lanes::of(a.block.lane)));
+            part.lanes = part.lanes.without(self.deferred.without(sent));
+            self.passed += over.events(last);
+        }
+        let inside = |seq: &Seq| range.contains(*seq);
+        let events = taken.iter().flat_map(|a| &a.events).filter(|(seq, _)| inside(seq)).count() as u64;
+        if free.lanes != Lanes::ALL {
+            self.passed = self.passed.saturating_sub(events);
+        }
+        self.claims.take(part);
+        let (gone, holes): (Vec<_>, Vec<_>) = holes.into_iter().partition(|h| h.range.first() <= last);
         gone.iter().filter(|h| h.range.first() >= range.first()).for_each(|h| self.shared.stats.missed(h));
-        self.ahead = (last, Fetched { blocks: rest, holes, end: end.max(last) });
-        Ok(Some(Job { range, blocks: Some(taken) }))
+        over.forget(last);
+        self.ahead = (last, Fetched { blocks: rest, holes, over, end: end.max(last) });
+        Ok(Some(Job { part, events, blocks: Some(taken) }))
     }
 
     /// Where the batch ends that begins with `free`.
-    async fn until(&mut self, free: SeqRange, durable: Seq, flush: bool) -> Result<Upto, FetchError> {
-        let after = Seq(free.first().0 - 1);
+    async fn until(&mut self, free: Part, durable: Seq, flush: bool) -> Result<Upto, FetchError> {
+        let after = Seq(free.range.first().0 - 1);
         loop {
-            let most = match self.may(after, free.last()) {
-                May::All => free.last(),
-                May::Not(range) => return Ok(Upto::Held(range)),
-                May::Until(most) => most,
-            };
-            match cut(&self.ahead.1, after, most, &self.limits) {
+            let ahead = &self.ahead.1;
+            let most = ahead.over.stop.map_or(free.range.last(), |stop| stop.min(free.range.last()));
+            if let Some(range) = ahead.over.piece.and_then(|end| SeqRange::new(after.next(), end.min(most))) {
+                return Ok(Upto::Piece(range));
+            }
+            match cut(ahead, after, most, &self.limits) {
                 Cut::Full(last) => return Ok(Upto::Last(last)),
-                Cut::Open(end, events) if end < most => self.read_on(events).await?,
+                Cut::Open(end, events) if end < most => self.read_on(events, after, free.lanes).await?,
                 Cut::Open(end, events) => {
+                    if events == 0 && ahead.over.events(end) > 0 {
+                        return Ok(SeqRange::new(after.next(), end).map_or(Upto::Wait, Upto::Over));
+                    }
                     // nothing follows that could fill it, or nothing is to be waited for
                     if flush || events == 0 || end < durable || self.is_due() {
                         return Ok(Upto::Last(end));
@@ -385,60 +452,6 @@ impl Dispatcher {
                     return Ok(Upto::Wait);
                 }
             }
-        }
-    }
-
-    /// Whether the network is metered; looked at again after a while.
-    fn metered(&mut self) -> bool {
-        let now = Instant::now();
-        match self.looked {
-            Some((at, metered)) if now.duration_since(at) < soon::LOOK => metered,
-            _ => {
-                let metered = self.options.metered.now();
-                self.looked = Some((now, metered));
-                metered
-            }
-        }
-    }
-
-    /// What may leave of what was read ahead.
-    fn may(&mut self, after: Seq, last: Seq) -> May {
-        if self.options.urgency.is_none() || !self.metered() {
-            return May::All;
-        }
-        if let Some(urgency) = &self.options.urgency {
-            for ahead in &mut self.ahead.1.blocks {
-                soon::latency(urgency, ahead, &mut self.known);
-            }
-        }
-        soon::may(&self.ahead.1, after, last)
-    }
-
-    /// Passes a run over until the network is not metered.
-    fn hold(&mut self, range: SeqRange) {
-        if self.held.is_empty() {
-            debug!(sink = %self.shared.id, "cost-deferred events wait for a network that is not metered");
-        }
-        self.claims.add(range);
-        match self.held.last_mut().filter(|h| h.last().next() == range.first()) {
-            Some(last) => *last = SeqRange::new(last.first(), range.last()).unwrap_or(*last),
-            None => self.held.push(range),
-        }
-        // the rest of what was read is still good
-        let fetched = &mut self.ahead.1;
-        fetched.blocks.retain(|a| a.block.range.last() > range.last());
-        fetched.holes.retain(|h| h.range.last() > range.last());
-        fetched.end = fetched.end.max(range.last());
-        self.ahead.0 = range.last();
-    }
-
-    /// Gives back what was passed over, once the network is not metered.
-    fn take_up_held(&mut self) {
-        if !self.held.is_empty() && !self.metered() {
-            for range in std::mem::take(&mut self.held) {
-                self.claims.release(range);
-            }
-            self.forget();
         }
     }
 
@@ -451,7 +464,7 @@ impl Dispatcher {
                 Some(due) => due,
                 None => {
                     let urgency = self.options.urgency.as_ref();
-                    let latency = urgency.map(|u| soon::latency(u, ahead, &mut self.known));
+                    let latency = urgency.map(|u| soon::look(u, ahead, &mut self.known).latency);
                     let waited = u64::try_from(now_ns().saturating_sub(ahead.block.stored_ns)).unwrap_or(0);
                     let wait = soon::wait(latency, self.limits.age);
                     *ahead.due.insert(now + wait.saturating_sub(Duration::from_nanos(waited)))
@@ -462,7 +475,7 @@ impl Dispatcher {
         self.due.is_none_or(|due| due <= now)
     }
 
-    async fn read_on(&mut self, have: u64) -> Result<(), FetchError> {
+    async fn read_on(&mut self, have: u64, begin: Seq, lanes: Lanes) -> Result<(), FetchError> {
         let bytes: u64 = self.ahead.1.blocks.iter().map(|a| a.block.data.len() as u64).sum();
         let limit = ReadLimit {
             bytes: self.limits.bytes.saturating_sub(bytes).max(1),
@@ -470,21 +483,31 @@ impl Dispatcher {
         };
         let (ring, after) = (Arc::clone(&self.shared.ring), self.ahead.1.end);
         let mut known = std::mem::take(&mut self.known);
+        let mut ahead = std::mem::take(&mut self.ahead.1);
+        let urgency = self.urgency.clone().filter(|_| self.holding);
+        let whole = self.held.len() >= soon::PIECES;
         let read = tokio::task::spawn_blocking(move || {
-            let read = fetch(&*ring, after, limit, &mut known);
+            let read = fetch(&*ring, after, limit, lanes, &mut known).map(|read| {
+                let forth = read.end > after;
+                ahead.end = read.end;
+                ahead.holes.extend(read.holes);
+                match urgency {
+                    Some(u) => soon::pass_over(&u, begin, &mut ahead, read.blocks, &mut known, whole),
+                    None => ahead.blocks.extend(read.blocks),
+                }
+                (ahead, forth)
+            });
             (read, known)
         });
         let (read, known) = read.await.map_err(|e| RingError::Book(format!("reading ended early: {e}")))?;
         self.known = known;
-        let read = read?;
-        if read.end <= after {
+        let (ahead, forth) = read?;
+        self.ahead.1 = ahead;
+        if !forth {
             return Err(
                 RingError::Book(format!("nothing was read behind {after}, though more is there")).into()
             );
         }
-        self.ahead.1.end = read.end;
-        self.ahead.1.blocks.extend(read.blocks);
-        self.ahead.1.holes.extend(read.holes);
         Ok(())
     }
 }
@@ -495,8 +518,10 @@ enum Upto {
     Last(Seq),
     /// Nowhere yet.
     Wait,
-    /// It does not begin: this run is passed over.
-    Held(SeqRange),
+    /// It does not begin: this piece of a block waits.
+    Piece(SeqRange),
+    /// It does not begin: the blocks of this run are passed over.
+    Over(SeqRange),
 }
 
 /// Asks the far side whether deliveries could work, and says so if not.

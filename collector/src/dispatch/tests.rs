@@ -19,6 +19,7 @@ use crate::gate::level::Ceilings;
 use crate::testing::{Answer, Fake, retry};
 
 mod latency;
+mod metered;
 
 fn in_force(level: TelemetryLevel) -> InForce {
     let level = Ceilings { config: Some(level), ..Ceilings::default() }.in_force();
@@ -207,7 +208,7 @@ async fn planned_runs_are_sent_again_with_the_same_bounds_after_a_restart() {
     }
     let planned = bench.ring.status().cursors[away.id()].planned.clone();
     let of = |a, b| SeqRange::new(Seq(a), Seq(b)).unwrap();
-    assert_eq!(planned, [of(1, 6), of(7, 12)]);
+    assert_eq!(planned, [of(1, 6).into(), of(7, 12).into()]);
     // other limits now
     bench.abort = CancellationToken::new();
     let mut back = Fake::bare("s", |_, _| Answer::Take);
@@ -509,6 +510,7 @@ fn a_broken_block_is_named() {
     made.data = bytes::Bytes::from_static(b"\x08\x63");
     wait(async { ring.append(group(vec![made])).await.unwrap().await.unwrap() });
     let e =
-        fetch(&*ring, Seq::ZERO, ReadLimit { bytes: 1, events: 1 }, &mut SchemaInterner::new()).unwrap_err();
+        fetch(&*ring, Seq::ZERO, ReadLimit { bytes: 1, events: 1 }, Lanes::ALL, &mut SchemaInterner::new())
+            .unwrap_err();
     assert!(e.to_string().contains("block 1-2") && e.to_string().contains("format 99"), "{e}");
 }

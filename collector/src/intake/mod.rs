@@ -30,7 +30,7 @@ use crate::aggregate::{Aggregates, Outcome};
 use crate::clock::now_ns;
 use crate::config::IntakeConfig;
 use crate::control::InForce;
-use crate::encode::{Encoder, leave_out_above};
+use crate::encode::{Apart, Encoder, leave_out_above};
 use crate::gate::{Gate, Permit, Rules, UnknownSwitch, Verdict};
 use crate::sampling::{Sampled, Sampler, SamplingRules};
 
@@ -121,6 +121,8 @@ pub struct Parts {
     pub config: IntakeConfig,
     /// Where it counts by kind of event, if anywhere.
     pub aggregates: Option<Arc<Aggregates>>,
+    /// Which events get blocks of their own.
+    pub apart: Apart,
 }
 
 #[derive(Debug)]
@@ -153,7 +155,8 @@ struct Task {
 /// Dropping the future loses what is not yet on stable storage; sources that keep a position
 /// read it again.
 pub async fn run(parts: Parts) -> Result<(), IntakeError> {
-    let Parts { intake, mut filters, ring, in_force, mut commands, counters, config, aggregates } = parts;
+    let Parts { intake, mut filters, ring, in_force, mut commands, counters, config, aggregates, apart } =
+        parts;
     let mut health = ring.watch();
     let now = Arc::clone(&filters.borrow_and_update());
     let mut task = Task {
@@ -166,7 +169,7 @@ pub async fn run(parts: Parts) -> Result<(), IntakeError> {
         counters,
         config,
         aggregates,
-        encoder: Encoder::new(config.seal_bytes, config.max_event),
+        encoder: Encoder::new(config.seal_bytes, config.max_event, apart),
         open: Read::default(),
         opened: None,
         queue: Queue::new(ring),

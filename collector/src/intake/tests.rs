@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_ring::{
-    Account, Chain, ChainEntry, Cursor, MemoryRing, PurgeRule, Purged, ReadLimit, RingError, RingOptions,
-    Settlement, StartAt, State, Status, Ticket,
+    Account, Chain, ChainEntry, Cursor, Lanes, MemoryRing, Part, PurgeRule, Purged, ReadLimit, RingError,
+    RingOptions, Settlement, StartAt, State, Status, Ticket,
 };
 use tidegate_sources::{Outlet, intake as way_in};
 
@@ -77,14 +77,17 @@ impl Ring for Flaky {
     fn losses(&self) -> u64 {
         self.inner.losses()
     }
-    fn plan(&self, sink: &SinkId, range: SeqRange) -> Result<(), RingError> {
-        self.inner.plan(sink, range)
+    fn plan(&self, sink: &SinkId, part: Part) -> Result<(), RingError> {
+        self.inner.plan(sink, part)
     }
-    fn settle(&self, sink: &SinkId, range: SeqRange, outcome: &Settlement) -> Result<Cursor, RingError> {
-        self.inner.settle(sink, range, outcome)
+    fn settle(&self, sink: &SinkId, part: Part, outcome: &Settlement) -> Result<Cursor, RingError> {
+        self.inner.settle(sink, part, outcome)
     }
-    fn split(&self, sink: &SinkId, range: SeqRange, at: Seq) -> Result<(), RingError> {
-        self.inner.split(sink, range, at)
+    fn split(&self, sink: &SinkId, part: Part, at: Seq) -> Result<(), RingError> {
+        self.inner.split(sink, part, at)
+    }
+    fn divide(&self, sink: &SinkId, part: Part, lanes: Lanes) -> Result<(), RingError> {
+        self.inner.divide(sink, part, lanes)
     }
     fn source_position(&self, source: &str) -> Option<Vec<u8>> {
         self.inner.source_position(source)
@@ -160,6 +163,7 @@ fn bench_by(options: RingOptions, config: IntakeConfig, filters: watch::Receiver
         counters: Arc::clone(&counters),
         config,
         aggregates: None,
+        apart: Apart::default(),
     }));
     Bench { ring, out, in_force, commands, counters, task }
 }

@@ -29,6 +29,7 @@ use crate::clock::now_ns;
 use crate::config::IntakeConfig;
 use crate::control::{Control, Who};
 use crate::dispatch::{self, DispatchError, Dispatcher, Phase, SinkOptions, Stats};
+use crate::encode::Apart;
 use crate::gate::level::PolicyFile;
 use crate::gate::{Rules, UnknownSwitch};
 use crate::intake::{self as intake_task, Counters, Filters};
@@ -195,6 +196,8 @@ impl Pipeline {
         });
         let mut stats = BTreeMap::new();
         let mut dispatchers = Vec::new();
+        let may_hold = |s: &SinkPart| s.options.urgency.clone().filter(|_| s.options.metered.can_be());
+        let apart = Apart::new(sinks.iter().filter_map(may_hold));
         let to: Vec<Arc<dyn Sink>> = sinks.iter().map(|s| Arc::clone(&s.sink)).collect();
         for part in sinks {
             let counted = Arc::new(Stats::default());
@@ -238,6 +241,7 @@ impl Pipeline {
             counters: Arc::clone(&counters),
             config: options.intake,
             aggregates: aggregates.clone(),
+            apart,
         });
         let shared = running::Shared {
             ring,

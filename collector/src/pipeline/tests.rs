@@ -1,17 +1,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_proto::ids::{Seq, SeqRange, SinkId};
+use tidegate_proto::ids::{Seq, SinkId};
 use tidegate_proto::level::{DropReason, LossReason, TelemetryLevel};
 use tidegate_ring::{
-    Account, AppendError, Chain, ChainEntry, Cursor, MemoryRing, PurgeRule, Purged, ReadLimit, Ring,
-    RingError, RingOptions, Settlement, StartAt, State, Status, Ticket,
+    Account, AppendError, Chain, ChainEntry, Cursor, Lanes, MemoryRing, Part, PurgeRule, Purged, ReadLimit,
+    Ring, RingError, RingOptions, Settlement, StartAt, State, Status, Ticket,
 };
 use tokio::sync::watch;
 
 use super::*;
 use crate::control::Who;
 use crate::testing::{Answer, Counting, Fake, retry, rules};
+
+mod latency;
 
 fn parts(ring: &Arc<dyn Ring>, source: Counting, sinks: &[&Arc<Fake>]) -> Parts {
     let sinks = sinks.iter().map(|s| SinkPart {
@@ -122,14 +124,17 @@ impl Ring for NeverClosed {
     fn losses(&self) -> u64 {
         self.0.losses()
     }
-    fn plan(&self, sink: &SinkId, range: SeqRange) -> Result<(), RingError> {
-        self.0.plan(sink, range)
+    fn plan(&self, sink: &SinkId, part: Part) -> Result<(), RingError> {
+        self.0.plan(sink, part)
     }
-    fn settle(&self, sink: &SinkId, range: SeqRange, outcome: &Settlement) -> Result<Cursor, RingError> {
-        self.0.settle(sink, range, outcome)
+    fn settle(&self, sink: &SinkId, part: Part, outcome: &Settlement) -> Result<Cursor, RingError> {
+        self.0.settle(sink, part, outcome)
     }
-    fn split(&self, sink: &SinkId, range: SeqRange, at: Seq) -> Result<(), RingError> {
-        self.0.split(sink, range, at)
+    fn split(&self, sink: &SinkId, part: Part, at: Seq) -> Result<(), RingError> {
+        self.0.split(sink, part, at)
+    }
+    fn divide(&self, sink: &SinkId, part: Part, lanes: Lanes) -> Result<(), RingError> {
+        self.0.divide(sink, part, lanes)
     }
     fn source_position(&self, source: &str) -> Option<Vec<u8>> {
         self.0.source_position(source)

@@ -160,7 +160,7 @@ impl Reconciler {
     /// going to be added were let go.
     #[must_use]
     pub fn new(cursor: &Cursor, cut: bool) -> Reconciler {
-        Reconciler { planned: cursor.planned.clone(), cut, ..Reconciler::default() }
+        Reconciler { planned: cursor.planned.iter().map(|p| p.range).collect(), cut, ..Reconciler::default() }
     }
 
     /// Adds a receipt of the sink.

@@ -143,7 +143,7 @@ fn two_receipts_for_the_same_events_are_a_duplicate() {
 #[test]
 fn what_explains_itself_is_counted_and_no_mismatch() {
     let planned = SeqRange::new(Seq(41), Seq(50)).unwrap();
-    let cursor = Cursor { planned: vec![planned], ..Cursor::default() };
+    let cursor = Cursor { planned: vec![planned.into()], ..Cursor::default() };
     let mut some = all_held();
     some.push(held(&name(41, 50, 7), b"x"));
     some.push(Held { name: "readme.txt".to_owned(), ..Held::default() });

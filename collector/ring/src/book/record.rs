@@ -11,7 +11,7 @@ use super::Row;
 use crate::enc::{Dec, Enc};
 use crate::ledger::{Block, Gone, Key, Plan, SinkState};
 use crate::store::frame::{self, Totals};
-use crate::{Chain, ChainEntry};
+use crate::{Chain, ChainEntry, Lanes};
 
 /// Version of the records that is written, and the highest that is read.
 pub(crate) const VERSION: u64 = 1;
@@ -116,12 +116,26 @@ pub(crate) fn encode_sink(sink: &SinkState) -> Vec<u8> {
         e.n(*a).n(b.saturating_sub(*a));
     }
     e.n(sink.plans.len() as u64);
-    for (first, plan) in &sink.plans {
+    for ((first, _), plan) in &sink.plans {
         e.n(*first).n(plan.last.saturating_sub(*first));
         encode_lost(&mut e, &plan.lost);
     }
     e.levels(&sink.base).levels(&sink.delivered).levels(&sink.rejected);
     encode_lost(&mut e, &sink.lost);
+    if sink.passed.is_empty() && sink.plans.keys().all(|(_, lanes)| *lanes == Lanes::ALL) {
+        return e.0;
+    }
+    e.n(sink.passed.len() as u64);
+    for (lanes, runs) in &sink.passed {
+        e.n(u64::from(lanes.0)).n(runs.len() as u64);
+        for (a, b) in runs {
+            e.n(*a).n(b.saturating_sub(*a));
+        }
+    }
+    // of each plan, in the order above
+    for (_, lanes) in sink.plans.keys() {
+        e.n(u64::from(lanes.0));
+    }
     e.0
 }
 
@@ -141,7 +155,7 @@ fn decode_lost(d: &mut Dec<'_>) -> Option<BTreeMap<LossReason, [u64; 4]>> {
     Some(out)
 }
 
-fn decode_sink(bytes: &[u8]) -> Option<SinkState> {
+pub(crate) fn decode_sink(bytes: &[u8]) -> Option<SinkState> {
     let mut d = Dec(bytes);
     let run = |d: &mut Dec<'_>| {
         let first = d.n()?;
@@ -153,15 +167,25 @@ fn decode_sink(bytes: &[u8]) -> Option<SinkState> {
         let (first, last) = run(d)?;
         Some((first, Plan { last, lost: decode_lost(d)? }))
     })?;
-    Some(SinkState {
+    let mut sink = SinkState {
         settled,
         ahead,
-        plans: plans.into_iter().collect(),
         base: d.levels()?,
         delivered: d.levels()?,
         rejected: d.levels()?,
         lost: decode_lost(&mut d)?,
-    })
+        ..SinkState::default()
+    };
+    let lanes = |d: &mut Dec<'_>| Some(Lanes(u16::try_from(d.n()?).ok()?));
+    let apart = !d.0.is_empty();
+    if apart {
+        sink.passed = d.list(|d| Some((lanes(d)?, d.list(run)?)))?.into_iter().collect();
+    }
+    for (first, plan) in plans {
+        let lanes = if apart { lanes(&mut d)? } else { Lanes::ALL };
+        sink.plans.insert((first, lanes), plan);
+    }
+    Some(sink)
 }
 
 pub(crate) fn encode_holes(holes: &[Gone]) -> Vec<u8> {

@@ -97,9 +97,9 @@ fn the_ring_of_a_bundle_has_the_places_of_the_first_one() {
     // another sink has had the first event, so that the bundle begins inside of a block
     let (sink, first) = (SinkId::new("bundle"), SeqRange::new(Seq(1), Seq(1)).expect("a range"));
     ring.attach(&SinkId::new("other"), StartAt::Oldest).expect("attached");
-    ring.plan(&SinkId::new("other"), first).expect("planned");
+    ring.plan(&SinkId::new("other"), first.into()).expect("planned");
     let one = Settlement { delivered: [0, 0, 1, 0], ..Settlement::default() };
-    ring.settle(&SinkId::new("other"), first, &one).expect("settled");
+    ring.settle(&SinkId::new("other"), first.into(), &one).expect("settled");
     let (done, bytes) = exported(&ring, &edge, false).expect("events");
     assert_eq!(done.range, SeqRange::new(Seq(2), Seq(4)).expect("a range"));
     let carried = Bundle::open(&bytes[..], &[edge.public()]).expect("sound").into_ring().expect("a ring");
@@ -109,9 +109,9 @@ fn the_ring_of_a_bundle_has_the_places_of_the_first_one() {
     assert_eq!(carried.account().sinks[&sink].held, [1, 0, 1, 0]);
     let read = carried.read(Seq(1), ALL_OF_IT).expect("read");
     assert_eq!((read.blocks.len(), read.end), (2, Seq(4)));
-    carried.plan(&sink, done.range).expect("planned");
+    carried.plan(&sink, done.range.into()).expect("planned");
     let two = Settlement { delivered: [1, 0, 1, 0], ..Settlement::default() };
-    assert_eq!(carried.settle(&sink, done.range, &two).expect("settled").settled, Seq(4));
+    assert_eq!(carried.settle(&sink, done.range.into(), &two).expect("settled").settled, Seq(4));
     carried.account().check().expect("closes");
     assert_eq!(carried.account().sinks[&sink].held, [0; 4]);
 }

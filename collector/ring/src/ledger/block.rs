@@ -28,6 +28,8 @@ pub(crate) struct Block {
     /// One bit a place of the run, set where its event is there; `None`: all are.
     pub keep: Option<Box<[u8]>>,
     pub class: Class,
+    /// 0 to 15.
+    pub lane: u8,
     /// Events that are there, per level.
     pub levels: [u32; 4],
     pub time_ns: (i64, i64),

@@ -4,8 +4,7 @@ use tidegate_proto::ids::SinkId;
 use tidegate_proto::level::LossReason;
 
 use super::{Block, Gone, Key, Ledger, SinkState, Stop, add, level, set, sub};
-use crate::PerLevel;
-use crate::runs;
+use crate::{Lanes, PerLevel, runs};
 
 /// Which events of a block go.
 #[derive(Debug)]
@@ -16,8 +15,8 @@ pub(crate) enum Lost<'a> {
     Some(&'a [(u64, u8)], Block),
 }
 
-/// What one sink loses, and how much of it is in flight, by first place of the plan.
-type SinkLoss = (PerLevel, Vec<(u64, PerLevel)>);
+/// What one sink loses, and how much of it is in flight, by plan.
+type SinkLoss = (PerLevel, Vec<((u64, Lanes), PerLevel)>);
 
 impl Ledger {
     /// Takes events out of the ledger and counts them as lost for each sink that had not settled
@@ -71,8 +70,8 @@ impl Ledger {
 
     fn loss(&self, sink: &SinkState, block: &Block, lost: &Lost<'_>) -> Result<SinkLoss, Stop> {
         let mut all = [0; 4];
-        let mut flown: BTreeMap<u64, PerLevel> = BTreeMap::new();
-        for run in runs::rest(block.run(), sink.settled, &sink.ahead) {
+        let mut flown: BTreeMap<(u64, Lanes), PerLevel> = BTreeMap::new();
+        for run in sink.open(block) {
             let count = |run: runs::Run| match lost {
                 Lost::All => self.count(block, run),
                 Lost::Some(events, _) => {
@@ -81,9 +80,9 @@ impl Ledger {
                 }
             };
             add(&mut all, &count(run)?);
-            for plan in sink.plan_runs() {
+            for (plan, lanes) in sink.plan_runs().filter(|(_, lanes)| lanes.has(block.lane)) {
                 if let Some(part) = runs::common(plan, run) {
-                    add(flown.entry(plan.0).or_default(), &count(part)?);
+                    add(flown.entry((plan.0, lanes)).or_default(), &count(part)?);
                 }
             }
         }

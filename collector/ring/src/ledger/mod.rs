@@ -13,9 +13,10 @@ mod sink;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tidegate_proto::ids::{Seq, SeqRange, SinkId};
+use tidegate_proto::ids::{Seq, SinkId};
 use tidegate_proto::level::DropReason;
 
 pub(crate) use block::{Block, Place};
@@ -27,8 +28,8 @@ pub(crate) use sink::{Plan, SinkState, add, sub};
 
 use crate::runs::{self, Run};
 use crate::{
-    Account, Chain, ChainEntry, Cursor, Hole, Intake, PerLevel, ReadLimit, RingError, Settlement,
-    SinkAccount, StartAt,
+    Account, Chain, ChainEntry, Cursor, Hole, Intake, Lanes, Part, PerLevel, ReadLimit, RingError,
+    Settlement, SinkAccount, StartAt,
 };
 
 /// Sinks that may be attached at a time.
@@ -193,9 +194,9 @@ impl Ledger {
     }
 
     /// Events held in a run, per level.
-    fn present(&self, run: Run) -> Result<PerLevel, Stop> {
+    fn present(&self, run: Run, lanes: Lanes) -> Result<PerLevel, Stop> {
         let mut out = [0; 4];
-        for block in self.blocks_in(run) {
+        for block in self.blocks_in(run).filter(|b| lanes.has(b.lane)) {
             add(&mut out, &self.count(block, run)?);
         }
         Ok(out)
@@ -208,12 +209,15 @@ impl Ledger {
         if from > self.durable {
             return Ok(out);
         }
+        let mut settled: [Option<Cow<'_, [Run]>>; Lanes::COUNT as usize] = Default::default();
         for block in self.blocks_in((from, self.durable)) {
-            if sink.settled < block.first && !runs::overlaps(&sink.ahead, block.run()) {
+            let Some(of) = settled.get_mut(usize::from(block.lane)) else { continue };
+            let of = &**of.get_or_insert_with(|| sink.settled_in(Lanes::of(block.lane)));
+            if sink.settled < block.first && !runs::overlaps(of, block.run()) {
                 add(&mut out, &block.per_level());
                 continue;
             }
-            for run in runs::rest(block.run(), sink.settled, &sink.ahead) {
+            for run in runs::rest(block.run(), sink.settled, of) {
                 add(&mut out, &self.count(block, run)?);
             }
         }
@@ -250,70 +254,104 @@ impl Ledger {
     }
 
     /// See [`Ring::plan`](crate::Ring::plan).
-    pub fn plan(&mut self, id: &SinkId, range: SeqRange) -> Result<(), Stop> {
-        let run = runs::run(range);
+    pub fn plan(&mut self, id: &SinkId, part: Part) -> Result<(), Stop> {
+        let (run, lanes) = (runs::run(part.range), part.lanes);
         let sink = self.sink(id)?;
-        if sink.plans.get(&run.0).is_some_and(|p| p.last == run.1) {
+        if sink.plans.get(&(run.0, lanes)).is_some_and(|p| p.last == run.1) {
             return Ok(());
         }
-        if run.1 > self.durable {
-            return misuse(format!("{range} ends behind the durable place {}", self.durable));
+        if run.1 > self.durable || lanes == Lanes::NONE {
+            return misuse(format!("{part} ends behind the durable place {}", self.durable));
         }
-        if run.0 <= sink.settled || runs::overlaps(&sink.ahead, run) {
-            return misuse(format!("{range} is settled in part"));
+        let passed = |(r, of): (Run, Lanes)| of.overlaps(lanes) && runs::common(r, run).is_some();
+        // the cursor may have moved over blocks of the other lanes only
+        let begins = (run.0, run.1.min(sink.settled));
+        let begun = begins.0 <= begins.1
+            && (lanes == Lanes::ALL
+                || run.1 <= sink.settled
+                || self.blocks_in(begins).any(|b| lanes.has(b.lane)));
+        if begun || runs::overlaps(&sink.ahead, run) || sink.passed_runs().any(passed) {
+            return misuse(format!("{part} is settled in part"));
         }
-        if sink.plan_runs().any(|p| runs::common(p, run).is_some()) {
-            return misuse(format!("{range} overlaps a run planned with other bounds"));
+        if sink.plan_runs().any(passed) {
+            return misuse(format!("{part} overlaps a run planned with other bounds"));
         }
-        if sink.plans.len() >= MAX_RUNS || sink.ahead.len() >= MAX_RUNS {
+        if sink.plans.len() >= MAX_RUNS || sink.runs() >= MAX_RUNS {
             return misuse(format!("more than {MAX_RUNS} runs in flight"));
         }
         if let Some(sink) = self.sinks.get_mut(id) {
-            sink.plans.insert(run.0, Plan { last: run.1, lost: BTreeMap::new() });
+            sink.plans.insert((run.0, lanes), Plan { last: run.1, lost: BTreeMap::new() });
         }
         self.dirty.insert(Key::Sink(id.clone()));
         Ok(())
     }
 
     /// See [`Ring::split`](crate::Ring::split).
-    pub fn split(&mut self, id: &SinkId, range: SeqRange, at: Seq) -> Result<(), Stop> {
+    pub fn split(&mut self, id: &SinkId, part: Part, at: Seq) -> Result<(), Stop> {
         self.sink(id)?;
-        let (first, last) = runs::run(range);
+        let ((first, last), lanes) = (runs::run(part.range), part.lanes);
         let Some(sink) = self.sinks.get_mut(id) else { return Ok(()) };
-        let halves =
-            |p: &Plan| p.last == at.0 && sink.plans.get(&at.next().0).is_some_and(|n| n.last == last);
-        match sink.plans.get(&first) {
+        let halves = |p: &Plan| {
+            p.last == at.0 && sink.plans.get(&(at.next().0, lanes)).is_some_and(|n| n.last == last)
+        };
+        match sink.plans.get(&(first, lanes)) {
             Some(plan) if halves(plan) => return Ok(()),
             Some(plan) if plan.last == last => {
                 if at.0 < first || at.0 >= last {
-                    return misuse(format!("{at} is not inside of {range}"));
+                    return misuse(format!("{at} is not inside of {part}"));
                 }
                 // which half the lost ones were in is not known any more: either may take them back,
                 // and settling checks that no more is taken back than was lost
                 let lost = plan.lost.clone();
-                sink.plans.insert(first, Plan { last: at.0, lost: lost.clone() });
-                sink.plans.insert(at.next().0, Plan { last, lost });
+                sink.plans.insert((first, lanes), Plan { last: at.0, lost: lost.clone() });
+                sink.plans.insert((at.next().0, lanes), Plan { last, lost });
             }
-            _ => return misuse(format!("{range} is not planned")),
+            _ => return misuse(format!("{part} is not planned")),
+        }
+        self.dirty.insert(Key::Sink(id.clone()));
+        Ok(())
+    }
+
+    /// See [`Ring::divide`](crate::Ring::divide).
+    pub fn divide(&mut self, id: &SinkId, part: Part, lanes: Lanes) -> Result<(), Stop> {
+        self.sink(id)?;
+        let (first, last) = runs::run(part.range);
+        let rest = part.lanes.without(lanes);
+        let these = part.lanes.without(rest);
+        if these == Lanes::NONE || rest == Lanes::NONE {
+            return misuse(format!("{part} cannot be divided by these lanes"));
+        }
+        let Some(sink) = self.sinks.get_mut(id) else { return Ok(()) };
+        let is = |lanes| sink.plans.get(&(first, lanes)).is_some_and(|p| p.last == last);
+        if is(these) && is(rest) {
+            return Ok(());
+        }
+        if !is(part.lanes) {
+            return misuse(format!("{part} is not planned"));
+        }
+        // as for a split: either may take the lost ones back
+        if let Some(plan) = sink.plans.remove(&(first, part.lanes)) {
+            sink.plans.insert((first, these), plan.clone());
+            sink.plans.insert((first, rest), plan);
         }
         self.dirty.insert(Key::Sink(id.clone()));
         Ok(())
     }
 
     /// See [`Ring::settle`](crate::Ring::settle).
-    pub fn settle(&mut self, id: &SinkId, range: SeqRange, outcome: &Settlement) -> Result<Cursor, Stop> {
-        let run = runs::run(range);
+    pub fn settle(&mut self, id: &SinkId, part: Part, outcome: &Settlement) -> Result<Cursor, Stop> {
+        let (run, lanes) = (runs::run(part.range), part.lanes);
         let sink = self.sink(id)?;
-        let Some(plan) = sink.plans.get(&run.0).filter(|p| p.last == run.1) else {
-            if runs::rest(run, sink.settled, &sink.ahead).is_empty() {
+        let Some(plan) = sink.plans.get(&(run.0, lanes)).filter(|p| p.last == run.1) else {
+            if sink.has_settled(run, lanes) {
                 return Ok(sink.cursor());
             }
-            return misuse(format!("{range} is not planned"));
+            return misuse(format!("{part} is not planned"));
         };
         if outcome.receipt.len() > MAX_VALUE {
             return misuse(format!("a receipt of {} bytes, {MAX_VALUE} are allowed", outcome.receipt.len()));
         }
-        let present = self.present(run)?;
+        let present = self.present(run, lanes)?;
         let mut sum = outcome.delivered;
         add(&mut sum, &outcome.rejected);
         outcome.lost.values().for_each(|l| add(&mut sum, l));
@@ -325,7 +363,7 @@ impl Ledger {
                 Some(more) if more <= flown => set(&mut back, n, more),
                 _ => {
                     return misuse(format!(
-                        "{range} settled with {sum} events of level {n}, it has {present}{}",
+                        "{part} settled with {sum} events of level {n}, it has {present}{}",
                         if flown > 0 { format!(" and lost {flown} in flight") } else { String::new() },
                     ));
                 }
@@ -333,7 +371,7 @@ impl Ledger {
         }
         let taken = plan.lost.clone();
         let Some(sink) = self.sinks.get_mut(id) else { return misuse("no sink".to_owned()) };
-        sink.plans.remove(&run.0);
+        sink.plans.remove(&(run.0, lanes));
         for (reason, levels) in taken {
             let Some(lost) = sink.lost.get_mut(&reason) else { continue };
             for n in 0..4 {
@@ -352,7 +390,7 @@ impl Ledger {
             }
         }
         sink.lost.retain(|_, l| *l != [0; 4]);
-        runs::add(&mut sink.ahead, run);
+        sink.settle(run, lanes);
         self.advance(id);
         self.dirty.insert(Key::Sink(id.clone()));
         if !outcome.receipt.is_empty() {
@@ -366,22 +404,23 @@ impl Ledger {
     /// behind a hole has seen it.
     fn advance(&mut self, id: &SinkId) {
         let Some(sink) = self.sinks.get(id) else { return };
-        let (mut settled, mut ahead) = (sink.settled, sink.ahead.as_slice());
-        while let Some(((first, last), rest)) = ahead.split_first() {
-            if *first > settled + 1 {
-                let between = (settled + 1, first - 1);
-                let planned = sink.plan_runs().any(|p| runs::common(p, between).is_some());
-                if planned || self.blocks_in(between).any(|b| b.count(between) > 0) {
-                    break;
-                }
+        // as far as anything is settled, and not into what is planned
+        let mut to = sink.passed_runs().map(|(r, _)| r).chain(sink.ahead.iter().copied()).map(|r| r.1).max();
+        let planned = sink.plans.keys().map(|(first, _)| first.saturating_sub(1)).min();
+        to = to.map(|to| to.min(planned.unwrap_or(u64::MAX)));
+        let Some(mut to) = to.filter(|to| *to > sink.settled) else { return };
+        let mut settled: [Option<Cow<'_, [Run]>>; Lanes::COUNT as usize] = Default::default();
+        for block in self.blocks_in((sink.settled + 1, to)) {
+            let Some(of) = settled.get_mut(usize::from(block.lane)) else { break };
+            let of = of.get_or_insert_with(|| sink.settled_in(Lanes::of(block.lane)));
+            let open = runs::rest(block.run(), sink.settled, of);
+            if let Some(first) = open.iter().find(|r| block.count(**r) > 0) {
+                to = to.min(first.0 - 1);
+                break;
             }
-            settled = settled.max(*last);
-            ahead = rest;
         }
-        let ahead = ahead.to_vec();
-        if let Some(sink) = self.sinks.get_mut(id) {
-            sink.settled = settled;
-            sink.ahead = ahead;
+        if let Some(sink) = self.sinks.get_mut(id).filter(|s| s.settled < to) {
+            sink.move_to(to);
         }
     }
 

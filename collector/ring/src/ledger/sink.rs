@@ -1,9 +1,12 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use tidegate_proto::ids::Seq;
 use tidegate_proto::level::LossReason;
 
-use crate::runs::{Run, range};
-use crate::{Cursor, PerLevel};
+use super::block::Block;
+use crate::runs::{self, Run, range};
+use crate::{Cursor, Lanes, Part, PerLevel};
 
 /// A run that is being delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,9 +21,13 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SinkState {
     pub settled: u64,
+    /// Settled out of order, in every lane.
     pub ahead: Vec<Run>,
-    /// By first place.
-    pub plans: BTreeMap<u64, Plan>,
+    /// Settled in some lanes only. One run for each set of lanes, as a rule: what alternates in lanes
+    /// costs nothing here.
+    pub passed: BTreeMap<Lanes, Vec<Run>>,
+    /// By first place and lanes.
+    pub plans: BTreeMap<(u64, Lanes), Plan>,
     /// Events stored before those that this sink gets.
     pub base: PerLevel,
     pub delivered: PerLevel,
@@ -30,15 +37,67 @@ pub(crate) struct SinkState {
 
 impl SinkState {
     pub fn cursor(&self) -> Cursor {
+        let part = |(run, lanes)| range(run).map(|range| Part { range, lanes });
         Cursor {
-            settled: tidegate_proto::ids::Seq(self.settled),
+            settled: Seq(self.settled),
             ahead: self.ahead.iter().copied().filter_map(range).collect(),
-            planned: self.plan_runs().filter_map(range).collect(),
+            passed: self.passed_runs().filter_map(part).collect(),
+            planned: self.plan_runs().filter_map(part).collect(),
         }
     }
 
-    pub fn plan_runs(&self) -> impl Iterator<Item = Run> + '_ {
-        self.plans.iter().map(|(first, p)| (*first, p.last))
+    pub fn plan_runs(&self) -> impl Iterator<Item = (Run, Lanes)> + '_ {
+        self.plans.iter().map(|((first, lanes), p)| ((*first, p.last), *lanes))
+    }
+
+    pub fn passed_runs(&self) -> impl Iterator<Item = (Run, Lanes)> + '_ {
+        self.passed.iter().flat_map(|(lanes, runs)| runs.iter().map(|r| (*r, *lanes)))
+    }
+
+    /// How many runs behind the settled place are kept.
+    pub fn runs(&self) -> usize {
+        self.ahead.len() + self.passed.values().map(Vec::len).sum::<usize>()
+    }
+
+    /// What is settled behind the settled place in all of these lanes.
+    pub fn settled_in(&self, lanes: Lanes) -> Cow<'_, [Run]> {
+        let mut all = Cow::Borrowed(self.ahead.as_slice());
+        for (_, passed) in self.passed.iter().filter(|(of, _)| of.cover(lanes)) {
+            for run in passed {
+                runs::add(all.to_mut(), *run);
+            }
+        }
+        all
+    }
+
+    /// What of a block is not settled.
+    pub fn open(&self, block: &Block) -> Vec<Run> {
+        runs::rest(block.run(), self.settled, &self.settled_in(Lanes::of(block.lane)))
+    }
+
+    /// Whether nothing of a part is left to be settled.
+    pub fn has_settled(&self, run: Run, lanes: Lanes) -> bool {
+        runs::rest(run, self.settled, &self.settled_in(lanes)).is_empty()
+    }
+
+    /// Takes note that a part is settled.
+    pub fn settle(&mut self, run: Run, lanes: Lanes) {
+        match lanes {
+            Lanes::ALL => runs::add(&mut self.ahead, run),
+            lanes => runs::add(self.passed.entry(lanes).or_default(), run),
+        }
+    }
+
+    /// Moves the settled place.
+    pub fn move_to(&mut self, settled: u64) {
+        self.settled = settled;
+        for runs in self.passed.values_mut().chain([&mut self.ahead]) {
+            runs.retain(|r| r.1 > settled);
+            if let Some(first) = runs.first_mut() {
+                first.0 = first.0.max(settled + 1);
+            }
+        }
+        self.passed.retain(|_, runs| !runs.is_empty());
     }
 
     /// Settled, lost and so on, without what is held.

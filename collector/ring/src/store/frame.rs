@@ -305,7 +305,8 @@ pub(crate) fn encode_blocks(e: &mut Enc, blocks: &[Block]) {
         e.i(b.first.wrapping_sub(last).cast_signed()).n(b.last - b.first);
         e.i(b.stored_ns.wrapping_sub(stored));
         (last, stored) = (b.last, b.stored_ns);
-        e.fixed(&[b.class as u8, b.place.codec, b.place.key]);
+        // the lane's bits were 0 before there were lanes
+        e.fixed(&[b.class as u8 | b.lane << 4, b.place.codec, b.place.key]);
         e.levels(&b.per_level()).i(b.time_ns.0).i(b.time_ns.1.wrapping_sub(b.time_ns.0));
         e.n(u64::from(b.raw_len)).n(u64::from(b.place.len)).fixed(&b.place.crc.to_le_bytes());
         match &b.keep {
@@ -323,7 +324,8 @@ pub(crate) fn decode_blocks(d: &mut Dec<'_>, segment: u64, body_at: u64) -> Opti
         let stored_ns = stored.wrapping_add(d.i()?);
         (last, stored) = (run.1, stored_ns);
         let [class, codec, key] = d.fixed()?;
-        let class = if class == Class::Critical as u8 { Class::Critical } else { Class::Normal };
+        let lane = class >> 4;
+        let class = if class & 0xf == Class::Critical as u8 { Class::Critical } else { Class::Normal };
         let levels = [d.u32()?, d.u32()?, d.u32()?, d.u32()?];
         let time = d.i()?;
         let time_ns = (time, time.wrapping_add(d.i()?));
@@ -335,8 +337,18 @@ pub(crate) fn decode_blocks(d: &mut Dec<'_>, segment: u64, body_at: u64) -> Opti
         };
         let place = Place { segment, offset, len, crc, codec, key };
         offset = offset.checked_add(u64::from(len))?;
-        let block =
-            Block { first: run.0, last: run.1, keep, class, levels, time_ns, stored_ns, raw_len, place };
+        let block = Block {
+            first: run.0,
+            last: run.1,
+            keep,
+            class,
+            lane,
+            levels,
+            time_ns,
+            stored_ns,
+            raw_len,
+            place,
+        };
         let places = match &block.keep {
             None => run.1 - run.0 + 1,
             Some(bits) => bits.iter().map(|b| u64::from(b.count_ones())).sum(),

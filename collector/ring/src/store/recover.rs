@@ -360,7 +360,8 @@ impl Recovery<'_> {
         let ledger = &self.state.ledger;
         let mut places = self.durable.1.max(ledger.durable).max(ledger.trimmed);
         for sink in ledger.sinks.values() {
-            let ends = sink.ahead.iter().map(|r| r.1).chain(sink.plan_runs().map(|r| r.1));
+            let parts = sink.plan_runs().chain(sink.passed_runs()).map(|(run, _)| run);
+            let ends = parts.chain(sink.ahead.iter().copied()).map(|r| r.1);
             places = places.max(sink.settled).max(ends.max().unwrap_or(0));
         }
         self.durable = (self.durable.0.max(self.state.groups), places);

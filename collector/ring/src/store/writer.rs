@@ -269,6 +269,7 @@ impl Writer {
                 last: next + b.events,
                 keep: None,
                 class: b.class,
+                lane: b.lane,
                 levels: b.levels,
                 time_ns: b.time_ns,
                 stored_ns,

@@ -1,5 +1,7 @@
 //! The contract of [`Ring`], one function a sentence. [`ALL`] is the suite.
 
+mod lanes;
+
 use std::collections::BTreeMap;
 
 use tidegate_proto::batch::EventRef;
@@ -25,6 +27,10 @@ pub const ALL: &[(&str, Test)] = &[
     ("runs settled out of order move the cursor once", runs_settle_out_of_order),
     ("a boundary inside of a block counts by level", a_boundary_inside_of_a_block),
     ("a split run is settled by halves", a_split_run),
+    ("lanes are settled apart", lanes::are_settled_apart),
+    ("parts of other lanes fly side by side", lanes::fly_side_by_side),
+    ("a planned run is divided by lanes", lanes::divide_a_planned_run),
+    ("lanes lose what is open", lanes::lose_what_is_open),
     ("wrong settlements are refused", wrong_settlements_are_refused),
     ("normal goes before critical", normal_goes_before_critical),
     ("what went in flight counts as the settlement says", evicted_in_flight),
@@ -159,19 +165,19 @@ fn a_sink_settles_what_it_planned(make: MakeRing<'_>) {
     let blob = SinkId::new("blob");
     ring.attach(&blob, StartAt::Oldest).expect("attached");
     append(&*ring, vec![block(&[2, 3], 1), block(&[0], 2)]);
-    ring.plan(&blob, range(1, 3)).expect("planned");
-    ring.plan(&blob, range(1, 3)).expect("the same bounds again");
-    assert_eq!(ring.attach(&blob, StartAt::Now).expect("attached").planned, [range(1, 3)]);
-    is_misuse(ring.plan(&blob, range(2, 3)));
-    is_misuse(ring.plan(&blob, range(4, 4)));
+    ring.plan(&blob, range(1, 3).into()).expect("planned");
+    ring.plan(&blob, range(1, 3).into()).expect("the same bounds again");
+    assert_eq!(ring.attach(&blob, StartAt::Now).expect("attached").planned, [range(1, 3).into()]);
+    is_misuse(ring.plan(&blob, range(2, 3).into()));
+    is_misuse(ring.plan(&blob, range(4, 4).into()));
     let mut outcome = delivered([1, 0, 0, 0]);
     outcome.rejected = [0, 0, 1, 0];
     outcome.lost = BTreeMap::from([(LossReason::Filtered, [0, 0, 0, 1])]);
     outcome.receipt = b"{}".to_vec();
-    let cursor = ring.settle(&blob, range(1, 3), &outcome).expect("settled");
+    let cursor = ring.settle(&blob, range(1, 3).into(), &outcome).expect("settled");
     assert_eq!((cursor.settled, cursor.planned.len(), cursor.ahead.len()), (Seq(3), 0, 0));
-    assert_eq!(ring.settle(&blob, range(1, 3), &outcome).expect("settled again"), cursor);
-    is_misuse(ring.plan(&blob, range(1, 3)));
+    assert_eq!(ring.settle(&blob, range(1, 3).into(), &outcome).expect("settled again"), cursor);
+    is_misuse(ring.plan(&blob, range(1, 3).into()));
     let account = closed_account(&*ring);
     let sink = &account.sinks[&blob];
     assert_eq!((sink.delivered, sink.rejected, sink.held), ([1, 0, 0, 0], [0, 0, 1, 0], [0; 4]));
@@ -179,7 +185,7 @@ fn a_sink_settles_what_it_planned(make: MakeRing<'_>) {
     assert_eq!(ring.status().trimmed, Seq(3));
     assert_eq!(read_all(&*ring, 0).blocks.len(), 0, "what all have settled is gone");
     let other = SinkId::new("unknown");
-    assert!(matches!(ring.plan(&other, range(1, 1)), Err(RingError::UnknownSink(_))));
+    assert!(matches!(ring.plan(&other, range(1, 1).into()), Err(RingError::UnknownSink(_))));
 }
 
 fn runs_settle_out_of_order(make: MakeRing<'_>) {
@@ -190,10 +196,10 @@ fn runs_settle_out_of_order(make: MakeRing<'_>) {
         append(&*ring, vec![block(&[2], tag)]);
     }
     for n in 1..=4 {
-        ring.plan(&sink, range(n, n)).expect("planned");
+        ring.plan(&sink, range(n, n).into()).expect("planned");
     }
     let one = delivered([0, 0, 1, 0]);
-    let settle = |n| ring.settle(&sink, range(n, n), &one).expect("settled");
+    let settle = |n| ring.settle(&sink, range(n, n).into(), &one).expect("settled");
     assert_eq!(settle(3).settled, Seq(0));
     assert_eq!(settle(2).ahead, [range(2, 3)]);
     assert_eq!(closed_account(&*ring).sinks[&sink].held, [0, 0, 2, 0]);
@@ -207,9 +213,9 @@ fn a_boundary_inside_of_a_block(make: MakeRing<'_>) {
     let sink = SinkId::new("s");
     ring.attach(&sink, StartAt::Oldest).expect("attached");
     append(&*ring, vec![block(&[3, 2, 3, 2, 2], 1)]);
-    ring.plan(&sink, range(1, 3)).expect("planned");
-    is_misuse(ring.settle(&sink, range(1, 3), &delivered([0, 0, 2, 1])));
-    let cursor = ring.settle(&sink, range(1, 3), &delivered([0, 0, 1, 2])).expect("settled");
+    ring.plan(&sink, range(1, 3).into()).expect("planned");
+    is_misuse(ring.settle(&sink, range(1, 3).into(), &delivered([0, 0, 2, 1])));
+    let cursor = ring.settle(&sink, range(1, 3).into(), &delivered([0, 0, 1, 2])).expect("settled");
     assert_eq!(cursor.settled, Seq(3));
     let account = closed_account(&*ring);
     assert_eq!(account.sinks[&sink].held, [0, 0, 2, 0]);
@@ -226,13 +232,13 @@ fn a_split_run(make: MakeRing<'_>) {
     let sink = SinkId::new("s");
     ring.attach(&sink, StartAt::Oldest).expect("attached");
     append(&*ring, vec![block(&[2, 3, 2, 2], 1)]);
-    ring.plan(&sink, range(1, 4)).expect("planned");
-    is_misuse(ring.split(&sink, range(1, 4), Seq(4)));
-    is_misuse(ring.split(&sink, range(1, 3), Seq(2)));
-    ring.split(&sink, range(1, 4), Seq(2)).expect("split");
-    assert_eq!(ring.status().cursors[&sink].planned, [range(1, 2), range(3, 4)]);
-    ring.settle(&sink, range(3, 4), &delivered([0, 0, 2, 0])).expect("settled");
-    let cursor = ring.settle(&sink, range(1, 2), &delivered([0, 0, 1, 1])).expect("settled");
+    ring.plan(&sink, range(1, 4).into()).expect("planned");
+    is_misuse(ring.split(&sink, range(1, 4).into(), Seq(4)));
+    is_misuse(ring.split(&sink, range(1, 3).into(), Seq(2)));
+    ring.split(&sink, range(1, 4).into(), Seq(2)).expect("split");
+    assert_eq!(ring.status().cursors[&sink].planned, [range(1, 2).into(), range(3, 4).into()]);
+    ring.settle(&sink, range(3, 4).into(), &delivered([0, 0, 2, 0])).expect("settled");
+    let cursor = ring.settle(&sink, range(1, 2).into(), &delivered([0, 0, 1, 1])).expect("settled");
     assert_eq!(cursor.settled, Seq(4));
     closed_account(&*ring);
 }
@@ -242,14 +248,14 @@ fn wrong_settlements_are_refused(make: MakeRing<'_>) {
     let sink = SinkId::new("s");
     ring.attach(&sink, StartAt::Oldest).expect("attached");
     append(&*ring, vec![block(&[2, 2], 1)]);
-    is_misuse(ring.settle(&sink, range(1, 2), &delivered([0, 0, 2, 0])));
-    ring.plan(&sink, range(1, 2)).expect("planned");
+    is_misuse(ring.settle(&sink, range(1, 2).into(), &delivered([0, 0, 2, 0])));
+    ring.plan(&sink, range(1, 2).into()).expect("planned");
     for wrong in [[0, 0, 1, 0], [0, 0, 3, 0], [0, 0, 1, 1], [0, 0, 0, 2]] {
-        is_misuse(ring.settle(&sink, range(1, 2), &delivered(wrong)));
+        is_misuse(ring.settle(&sink, range(1, 2).into(), &delivered(wrong)));
     }
-    is_misuse(ring.settle(&sink, range(1, 1), &delivered([0, 0, 1, 0])));
+    is_misuse(ring.settle(&sink, range(1, 1).into(), &delivered([0, 0, 1, 0])));
     assert_eq!(closed_account(&*ring).sinks[&sink].held, [0, 0, 2, 0]);
-    ring.settle(&sink, range(1, 2), &delivered([0, 0, 2, 0])).expect("settled");
+    ring.settle(&sink, range(1, 2).into(), &delivered([0, 0, 2, 0])).expect("settled");
 }
 
 /// Fills a ring of the smallest size several times.
@@ -289,18 +295,18 @@ fn evicted_in_flight(make: MakeRing<'_>) {
     ring.attach(&fast, StartAt::Oldest).expect("attached");
     ring.attach(&slow, StartAt::Oldest).expect("attached");
     append(&*ring, vec![block(&[2, 3, 2], 1), block(&[3], 2)]);
-    ring.plan(&fast, range(1, 2)).expect("planned");
-    ring.plan(&slow, range(1, 4)).expect("planned");
+    ring.plan(&fast, range(1, 2).into()).expect("planned");
+    ring.plan(&slow, range(1, 4).into()).expect("planned");
     flood(&*ring, 40, &[2]);
     let account = closed_account(&*ring);
     assert_eq!(account.sinks[&fast].lost[&LossReason::Evicted][3], 2, "lost until it is settled");
-    let cursor = ring.settle(&fast, range(1, 2), &delivered([0, 0, 1, 1])).expect("settled");
+    let cursor = ring.settle(&fast, range(1, 2).into(), &delivered([0, 0, 1, 1])).expect("settled");
     assert_eq!(cursor.settled, Seq(2));
     let account = closed_account(&*ring);
     assert_eq!(account.sinks[&fast].delivered, [0, 0, 1, 1]);
     assert_eq!(account.sinks[&fast].lost[&LossReason::Evicted][3], 1, "only the one not in flight");
-    is_misuse(ring.settle(&slow, range(1, 4), &delivered([0, 0, 3, 1])));
-    ring.settle(&slow, range(1, 4), &delivered([0, 0, 0, 1])).expect("settled with what it had");
+    is_misuse(ring.settle(&slow, range(1, 4).into(), &delivered([0, 0, 3, 1])));
+    ring.settle(&slow, range(1, 4).into(), &delivered([0, 0, 0, 1])).expect("settled with what it had");
     let account = closed_account(&*ring);
     assert_eq!(account.sinks[&slow].delivered, [0, 0, 0, 1]);
     assert_eq!(account.sinks[&slow].lost[&LossReason::Evicted][3], 1);
@@ -324,8 +330,8 @@ fn drop_newest_refuses(make: MakeRing<'_>) {
     assert_eq!(refused, AppendError::Full);
     assert_eq!(closed_account(&*ring).sinks[&sink].held, [0, 0, stored, 0]);
     assert_eq!(texts(&read_all(&*ring, 0).blocks[0].data), [text(1, 0)]);
-    ring.plan(&sink, range(1, stored)).expect("planned");
-    ring.settle(&sink, range(1, stored), &delivered([0, 0, stored, 0])).expect("settled");
+    ring.plan(&sink, range(1, stored).into()).expect("planned");
+    ring.settle(&sink, range(1, stored).into(), &delivered([0, 0, stored, 0])).expect("settled");
     assert_eq!(append(&*ring, vec![block(&[2], 3)]), range(stored + 1, stored + 1), "room again");
 }
 
@@ -347,8 +353,8 @@ fn block_waits(make: MakeRing<'_>) {
             continue;
         }
         let run = range(after + 1, read.end.0);
-        ring.plan(&sink, run).expect("planned");
-        ring.settle(&sink, run, &delivered([0, 0, run.len(), 0])).expect("settled");
+        ring.plan(&sink, run.into()).expect("planned");
+        ring.settle(&sink, run.into(), &delivered([0, 0, run.len(), 0])).expect("settled");
         after = read.end.0;
     }
     writer.join().expect("the writer ends");
@@ -362,9 +368,9 @@ fn a_purge_removes(make: MakeRing<'_>) {
     ring.attach(&fast, StartAt::Oldest).expect("attached");
     append(&*ring, vec![block(&[2, 3, 2, 3], 1), block(&[3, 3], 2)]);
     append(&*ring, vec![block(&[2], 3), block(&[0], 4)]);
-    ring.plan(&fast, range(1, 2)).expect("planned");
-    ring.settle(&fast, range(1, 2), &delivered([0, 0, 1, 1])).expect("settled");
-    ring.plan(&sink, range(1, 3)).expect("planned");
+    ring.plan(&fast, range(1, 2).into()).expect("planned");
+    ring.settle(&fast, range(1, 2).into(), &delivered([0, 0, 1, 1])).expect("settled");
+    ring.plan(&sink, range(1, 3).into()).expect("planned");
     let losses = ring.losses();
     let purged = ring.purge(&Above(TelemetryLevel::Enhanced)).expect("purged");
     assert_eq!((purged.events, purged.blocks), ([0, 0, 0, 4], 2));
@@ -379,7 +385,7 @@ fn a_purge_removes(make: MakeRing<'_>) {
     let account = closed_account(&*ring);
     assert_eq!(account.sinks[&sink].lost[&LossReason::Purged], [0, 0, 0, 4]);
     assert_eq!(account.sinks[&fast].lost[&LossReason::Purged], [0, 0, 0, 3]);
-    ring.settle(&sink, range(1, 3), &delivered([0, 0, 2, 1])).expect("the purged one was in flight");
+    ring.settle(&sink, range(1, 3).into(), &delivered([0, 0, 2, 1])).expect("the purged one was in flight");
     let account = closed_account(&*ring);
     assert_eq!(account.sinks[&sink].lost[&LossReason::Purged], [0, 0, 0, 3]);
     let again = ring.purge(&TextRule(|t: &str| t == text(1, 2))).expect("purged");
@@ -422,7 +428,7 @@ fn a_purge_of_fields(make: MakeRing<'_>) {
     let sink = SinkId::new("s");
     ring.attach(&sink, StartAt::Oldest).expect("attached");
     append(&*ring, vec![block(&[1, 2, 1], 1), block(&[2], 2)]);
-    ring.plan(&sink, range(1, 2)).expect("planned");
+    ring.plan(&sink, range(1, 2).into()).expect("planned");
     let before = ring.account();
     let purged = ring.purge(&WithoutText(TelemetryLevel::Basic)).expect("purged");
     assert_eq!((purged.events, purged.blocks), ([0; 4], 1));
@@ -431,7 +437,7 @@ fn a_purge_of_fields(make: MakeRing<'_>) {
     assert_eq!(all_texts(&read), ["-", &text(1, 1), "-", &text(2, 0)]);
     assert!(read.holes.is_empty());
     assert_eq!(closed_account(&*ring), before);
-    ring.settle(&sink, range(1, 2), &delivered([0, 1, 1, 0])).expect("settled as planned");
+    ring.settle(&sink, range(1, 2).into(), &delivered([0, 1, 1, 0])).expect("settled as planned");
     let again = ring.purge(&TextRule(|t: &str| t == text(1, 1))).expect("purged");
     assert_eq!(again.events, [0, 0, 1, 0]);
     closed_account(&*ring);
@@ -456,8 +462,8 @@ fn a_detached_sink(make: MakeRing<'_>) {
     ring.attach(&a, StartAt::Oldest).expect("attached");
     ring.attach(&b, StartAt::Oldest).expect("attached");
     append(&*ring, vec![block(&[2, 2], 1)]);
-    ring.plan(&a, range(1, 2)).expect("planned");
-    ring.settle(&a, range(1, 2), &delivered([0, 0, 2, 0])).expect("settled");
+    ring.plan(&a, range(1, 2).into()).expect("planned");
+    ring.settle(&a, range(1, 2).into(), &delivered([0, 0, 2, 0])).expect("settled");
     assert_eq!(ring.status().trimmed, Seq(0));
     ring.detach(&b).expect("detached");
     ring.detach(&b).expect("nothing to do");

@@ -131,10 +131,10 @@ pub fn drain(ring: &dyn Ring, mut random: Random, upto: Option<Seq>) -> Result<(
     let sink = SinkId::new("s");
     let cursor = ring.attach(&sink, StartAt::Oldest)?;
     let mut after = cursor.settled;
-    for run in cursor.ahead.iter().chain(&cursor.planned) {
+    let mut planned: VecDeque<SeqRange> = cursor.planned.iter().map(|p| p.range).collect();
+    for run in cursor.ahead.iter().chain(&planned) {
         after = after.max(run.last());
     }
-    let mut planned: VecDeque<SeqRange> = cursor.planned.into();
     let mut watch = ring.watch();
     loop {
         if planned.len() < 3 {
@@ -144,7 +144,7 @@ pub fn drain(ring: &dyn Ring, mut random: Random, upto: Option<Seq>) -> Result<(
             let end = if random.below(3) == 0 { Seq(read.end.0.saturating_sub(1)) } else { read.end };
             if let Some(run) = SeqRange::new(after.next(), end.max(after.next())).filter(|_| read.end > after)
             {
-                ring.plan(&sink, run)?;
+                ring.plan(&sink, run.into())?;
                 planned.push_back(run);
                 after = run.last();
                 continue;
@@ -194,7 +194,7 @@ fn deliver(ring: &dyn Ring, sink: &SinkId, run: SeqRange) -> Result<(), tidegate
     say(&format!("deliver {} {} {}", run.first(), run.last(), names.join(",")));
     let receipt = format!("{{\"run\":\"{run}\"}}").into_bytes();
     let outcome = Settlement { delivered: levels, receipt, ..Settlement::default() };
-    match ring.settle(sink, run, &outcome) {
+    match ring.settle(sink, run.into(), &outcome) {
         Ok(_) => say(&format!("settled {} {}", run.first(), run.last())),
         Err(e @ tidegate_ring::RingError::Misuse(_)) => say(&format!("bad {e}")),
         Err(e) => return Err(e),

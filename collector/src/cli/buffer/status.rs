@@ -59,10 +59,12 @@ fn sink_json(cursor: &Cursor, own: &SinkAccount, waits: Option<i64>) -> Value {
     let runs = |runs: &[tidegate_proto::ids::SeqRange]| -> Vec<Value> {
         runs.iter().map(|r| json!([r.first().0, r.last().0])).collect()
     };
+    let parts = |parts: &[tidegate_ring::Part]| -> Vec<_> { parts.iter().map(|p| p.range).collect() };
     json!({
         "settled": cursor.settled.0,
         "ahead": runs(&cursor.ahead),
-        "planned": runs(&cursor.planned),
+        "passed": runs(&parts(&cursor.passed)),
+        "planned": runs(&parts(&cursor.planned)),
         "held": by_level(&own.held),
         "oldest": waits.map(time),
         "stored": by_level(&own.stored),

@@ -5,9 +5,9 @@ use tidegate_sinks::events::{Latency, LatencyRule, Urgency};
 use super::super::soon::{LOOK, Metered};
 use super::*;
 
-const REAL_TIME: u8 = 0;
-const NORMAL: u8 = 2;
-const DEFERRED: u8 = 3;
+pub(super) const REAL_TIME: u8 = 0;
+pub(super) const NORMAL: u8 = 2;
+pub(super) const DEFERRED: u8 = 3;
 
 /// Levels stand for classes: Security and Basic are real-time, Enhanced normal, Full cost-deferred.
 fn urgency() -> Urgency {
@@ -20,25 +20,25 @@ fn urgency() -> Urgency {
 }
 
 /// A sink that would rather wait an hour than send a batch that is not full.
-fn patient(name: &str) -> Arc<Fake> {
+pub(super) fn patient(name: &str) -> Arc<Fake> {
     let mut fake = Fake::bare(name, |_, _| Answer::Take);
     fake.limits.age = Duration::from_secs(3600);
     Arc::new(fake)
 }
 
 /// A network whose price can be changed.
-fn network(metered: bool) -> (Arc<AtomicBool>, Metered) {
+pub(super) fn network(metered: bool) -> (Arc<AtomicBool>, Metered) {
     let now = Arc::new(AtomicBool::new(metered));
     let asked = Arc::clone(&now);
     (now, Metered::from_fn(move || asked.load(Ordering::Relaxed)))
 }
 
-fn classes(metered: &Metered) -> SinkOptions {
+pub(super) fn classes(metered: &Metered) -> SinkOptions {
     SinkOptions { urgency: Some(urgency()), metered: metered.clone(), ..options() }
 }
 
 /// Seconds until so many events have arrived; looks ten times a second.
-async fn seconds_until(sink: &Fake, events: usize) -> f64 {
+pub(super) async fn seconds_until(sink: &Fake, events: usize) -> f64 {
     let begun = Instant::now();
     while places(sink).len() < events {
         assert!(begun.elapsed() < Duration::from_secs(600), "only {:?}", places(sink));

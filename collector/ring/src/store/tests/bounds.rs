@@ -56,9 +56,9 @@ fn the_bound_holds_whatever_goes_through() {
             for b in &read.blocks {
                 crate::ledger::add(&mut levels, &crate::bundle::events_in(run, b));
             }
-            ring.plan(&sink, run).expect("planned");
+            ring.plan(&sink, run.into()).expect("planned");
             let outcome = crate::Settlement { receipt: vec![b'r'; 300], ..delivered(levels) };
-            ring.settle(&sink, run, &outcome).expect("settled");
+            ring.settle(&sink, run.into(), &outcome).expect("settled");
             after = run.last().0;
         }
         most = most.max(on_disk(folder.path()));
@@ -109,8 +109,8 @@ fn a_purged_event_can_be_found_in_no_file() {
     append(&ring, vec![block(&[2, 3], 1), block(&[2, 2], 2)]);
     append(&ring, vec![block(&[2], 3)]);
     // settled, but still in a file with others
-    ring.plan(&sink, range(1, 2)).expect("planned");
-    ring.settle(&sink, range(1, 2), &delivered([0, 0, 1, 1])).expect("settled");
+    ring.plan(&sink, range(1, 2).into()).expect("planned");
+    ring.settle(&sink, range(1, 2).into(), &delivered([0, 0, 1, 1])).expect("settled");
     let secret = [text(1, 0), text(2, 1)];
     assert!(secret.iter().all(|s| holds(folder.path(), s)));
     let purged = ring.purge(&TextRule(|t: &str| t == text(1, 0) || t == text(2, 1))).expect("purged");
@@ -154,8 +154,8 @@ fn a_block_whose_key_was_taken_away_too_early_can_be_evicted() {
     let ring = open(&Keys::generate().expect("key"));
     ring.attach(&sink, StartAt::Oldest).expect("attached");
     append(&ring, vec![block(&[3, 2], 1)]);
-    ring.plan(&sink, range(1, 1)).expect("planned");
-    ring.settle(&sink, range(1, 1), &delivered([0, 0, 0, 1])).expect("settled");
+    ring.plan(&sink, range(1, 1).into()).expect("planned");
+    ring.settle(&sink, range(1, 1).into(), &delivered([0, 0, 0, 1])).expect("settled");
     drop(ring);
     // the levels of what is left of the block cannot be read
     let ring = open(&Keys::generate().expect("key"));
@@ -307,8 +307,8 @@ fn a_small_disk_that_is_full_is_mended_by_room() {
     };
     assert!(matches!(full, crate::AppendError::ReadOnly(_)), "{full}");
     for n in 1..=stored {
-        ring.plan(&sink, range(n, n)).expect("planned on a full disk");
-        ring.settle(&sink, range(n, n), &delivered([0, 0, 1, 0])).expect("settled on a full disk");
+        ring.plan(&sink, range(n, n).into()).expect("planned on a full disk");
+        ring.settle(&sink, range(n, n).into(), &delivered([0, 0, 1, 0])).expect("settled on a full disk");
     }
     let mut watch = ring.watch();
     crate::testing::wait(watch.wait_for(|s| s.health == crate::Health::Good)).expect("it recovers");

@@ -38,9 +38,9 @@ fn small_ring() -> (FakeDisk, BTreeMap<u64, String>) {
         let names = [text(tag, 0), text(tag, 1), text(tag + 100, 0)];
         events.extend((got.first().0..).zip(names));
         if tag == 2 {
-            ring.plan(&sink, range(1, 2)).expect("planned");
-            ring.plan(&sink, range(3, 3)).expect("planned");
-            ring.settle(&sink, range(1, 2), &delivered([0, 0, 1, 1])).expect("settled");
+            ring.plan(&sink, range(1, 2).into()).expect("planned");
+            ring.plan(&sink, range(3, 3).into()).expect("planned");
+            ring.settle(&sink, range(1, 2).into(), &delivered([0, 0, 1, 1])).expect("settled");
             ring.put("k", Some(b"value")).expect("stored");
             ring.chain_append(Chain::Audit, b"entry").expect("appended");
         }
@@ -100,7 +100,7 @@ fn keeps_the_journal(disk: &FakeDisk, name: &str, what: &str) {
     assert_eq!(ring.get("k").expect("read").as_deref(), Some(&b"value"[..]), "{what}");
     assert_eq!(ring.get(crate::UNSURE).expect("read"), None, "{what}");
     let status = ring.status();
-    let same = status.cursors[&SinkId::new("s")].planned == [range(3, 3)];
+    let same = status.cursors[&SinkId::new("s")].planned == [range(3, 3).into()];
     assert!(same || !status.quarantined.is_empty(), "{what}");
 }
 
@@ -260,8 +260,8 @@ fn a_damaged_sled_is_set_aside_and_nothing_is_lost() {
     let sink = SinkId::new("s");
     ring.attach(&sink, StartAt::Oldest).expect("attached");
     append(&ring, vec![block(&[2, 2], 1)]);
-    ring.plan(&sink, range(1, 1)).expect("planned");
-    ring.settle(&sink, range(1, 1), &delivered([0, 0, 1, 0])).expect("settled");
+    ring.plan(&sink, range(1, 1).into()).expect("planned");
+    ring.settle(&sink, range(1, 1).into(), &delivered([0, 0, 1, 0])).expect("settled");
     drop(ring);
     let book =
         std::fs::read_dir(folder.path().join("book")).expect("book").next().expect("one").expect("one");

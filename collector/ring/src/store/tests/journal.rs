@@ -29,11 +29,11 @@ fn switched_off() -> [FakeDisk; 2] {
     ring.put("level", Some(b"3")).expect("stored");
     ring.put("enabled", Some(b"1")).expect("stored");
     for n in 1..=2 {
-        ring.plan(&sink, range(n, n)).expect("planned");
-        ring.settle(&sink, range(n, n), &delivered([0, 0, 1, 0])).expect("settled");
+        ring.plan(&sink, range(n, n).into()).expect("planned");
+        ring.settle(&sink, range(n, n).into(), &delivered([0, 0, 1, 0])).expect("settled");
         ring.put("enabled", Some(b"0")).expect("stored");
     }
-    ring.plan(&sink, range(3, 3)).expect("planned");
+    ring.plan(&sink, range(3, 3).into()).expect("planned");
     let killed = disk.copy();
     drop(ring);
     [killed, disk]
@@ -83,8 +83,8 @@ fn changes_behind_a_damaged_one_are_taken() {
     append(&ring, vec![block(&[2, 2, 2], 1)]);
     let before = disk.files()["a.journal"].clone();
     for n in 1..=3 {
-        ring.plan(&sink, range(n, n)).expect("planned");
-        ring.settle(&sink, range(n, n), &delivered([0, 0, 1, 0])).expect("settled");
+        ring.plan(&sink, range(n, n).into()).expect("planned");
+        ring.settle(&sink, range(n, n).into(), &delivered([0, 0, 1, 0])).expect("settled");
     }
     let after = disk.files()["a.journal"].clone();
     let at = (0..after.len()).find(|n| before[*n] != after[*n]).expect("a change");

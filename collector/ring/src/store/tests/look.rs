@@ -56,7 +56,7 @@ fn looking_changes_no_file_and_mending_makes_it_sound() {
         let found = ring.verify().expect("read");
         assert_eq!(found.problem_count, 1, "{found:?}");
         // whatever is done to it is done to the copy
-        ring.plan(&SinkId::new("s"), range(1, 2)).expect("planned");
+        ring.plan(&SinkId::new("s"), range(1, 2).into()).expect("planned");
         append(&ring, vec![sized_block(&[2], 9, 10)]);
         assert!(ring.mend().expect("mended") > 0);
     }

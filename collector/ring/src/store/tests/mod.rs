@@ -44,9 +44,9 @@ fn furnished(folder: &std::path::Path) -> SledRing {
     ring.attach(&sink, StartAt::Oldest).expect("attached");
     append(&ring, vec![block(&[2, 3], 1), block(&[0], 2)]);
     append(&ring, vec![block(&[2, 2], 3)]);
-    ring.plan(&sink, range(1, 2)).expect("planned");
-    ring.plan(&sink, range(3, 3)).expect("planned");
-    ring.settle(&sink, range(1, 2), &delivered([0, 0, 1, 1])).expect("settled");
+    ring.plan(&sink, range(1, 2).into()).expect("planned");
+    ring.plan(&sink, range(3, 3).into()).expect("planned");
+    ring.settle(&sink, range(1, 2).into(), &delivered([0, 0, 1, 1])).expect("settled");
     ring.put("switch", Some(b"on")).expect("stored");
     ring.chain_append(Chain::Audit, b"entry").expect("appended");
     ring
@@ -58,7 +58,7 @@ fn is_furnished(ring: &SledRing, with_chain: bool) {
     assert_eq!(account.stored, [1, 0, 3, 1]);
     assert_eq!(account.sinks[&sink].delivered, [0, 0, 1, 1]);
     let cursor = ring.attach(&sink, StartAt::Now).expect("attached");
-    assert_eq!((cursor.settled, cursor.planned), (Seq(2), vec![range(3, 3)]));
+    assert_eq!((cursor.settled, cursor.planned), (Seq(2), vec![range(3, 3).into()]));
     let read = ring.read(cursor.settled, contract::ALL_OF_IT).expect("readable");
     assert_eq!(all_texts(&read), [text(2, 0), text(3, 0), text(3, 1)]);
     assert_eq!(ring.get("switch").expect("read").as_deref(), Some(&b"on"[..]));

@@ -226,7 +226,7 @@ impl World {
                     return;
                 }
                 let run = (after + 1, end);
-                if self.ring().plan(&sink(), runs::range(run).expect("a run")).is_err() {
+                if self.ring().plan(&sink(), runs::range(run).expect("a run").into()).is_err() {
                     return;
                 }
                 self.planned.insert(run.0, run.1);
@@ -246,7 +246,7 @@ impl World {
             }
         }
         let range = runs::range(run).expect("a run");
-        match self.ring().settle(&sink(), range, &delivered(levels)) {
+        match self.ring().settle(&sink(), range.into(), &delivered(levels)) {
             Ok(_) => {
                 self.planned.remove(&run.0);
                 runs::add(&mut self.settled, run);
@@ -372,10 +372,10 @@ impl World {
         }
         for (first, last) in &self.planned {
             let run = (*first, *last);
-            let planned = cursor.planned.iter().any(|r| runs::run(*r) == run);
+            let planned = cursor.planned.iter().any(|p| runs::run(p.range) == run);
             assert!(planned || runs::rest(run, 0, &self.settled).is_empty(), "{run:?} was planned");
         }
-        self.planned = cursor.planned.iter().map(|r| runs::run(*r)).collect();
+        self.planned = cursor.planned.iter().map(|p| runs::run(p.range)).collect();
         let value = ring.get("v").expect("readable");
         let kept = value.as_deref() == self.value.as_ref().map(std::slice::from_ref);
         assert!(kept || self.value.is_none() || value.is_some(), "a value is gone");
@@ -534,7 +534,7 @@ fn a_read_only_disk_is_reported_and_still_read() {
     let (_, ticket) = world.waiting.pop().expect("a ticket");
     assert!(matches!(wait(ticket), Err(AppendError::ReadOnly(_))));
     assert_eq!(world.ring().read(Seq::ZERO, ALL_OF_IT).expect("readable").blocks.len(), 1);
-    assert!(world.ring().plan(&sink(), runs::range((1, 1)).expect("a run")).is_err());
+    assert!(world.ring().plan(&sink(), runs::range((1, 1)).expect("a run").into()).is_err());
     // and opened again as it is
     world.ring = None;
     let disk = Box::new(world.disk.clone());

@@ -6,15 +6,22 @@
 //! ```
 //! Every row is a process of its own: this program starts itself. Without `--azurite` and
 //! `--kafka` the rows that need them are left out. Processor time and memory are Linux's.
+//!
+//! The Kafka client does not tell how much it sends, so a proxy stands before the broker and counts the
+//! produce requests. The broker must be on this machine and advertise the address that `--kafka` gives:
+//! `tests/kafka/broker.sh` starts one.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Instant, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
+use rskafka::client::ClientBuilder;
 use serde_json::{Value, json};
 use tidegate::pipeline::{Pipeline, Until};
 use tidegate::{assemble, config};
@@ -23,6 +30,9 @@ use tidegate_sinks::events::recorder::Recorder;
 const TRACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/etl/traces/tx/HTTP_Server.etl");
 /// Of no tenant.
 const TENANT: &str = "0123456789abcdef0123456789abcdef-01234567-89ab-cdef-0123-456789abcdef-0123";
+
+/// Where Kafka's rows go.
+const TOPIC: &str = "events";
 
 /// The settings of the sink with a number.
 type MakeSink = Box<dyn Fn(usize) -> String>;
@@ -36,7 +46,8 @@ struct Args {
     /// The storage emulator.
     #[arg(long)]
     azurite: Option<String>,
-    /// A broker without TLS that has the topic `events`.
+    /// A broker without TLS on this machine, HOST:PORT as it advertises itself. The topic `events` is made
+    /// where it is missing.
     #[arg(long)]
     kafka: Option<String>,
     /// Runs one configuration to its end; for itself.
@@ -71,7 +82,12 @@ fn one(path: &Path) -> anyhow::Result<()> {
     let (before, begun) = (used(), Instant::now());
     let summary = runtime.block_on(async {
         let parts = assemble::open(assemble::check(config)?, Until::Delivered)?;
-        anyhow::Ok(Pipeline::start(parts).await?.wait().await?)
+        let running = Pipeline::start(parts).await?;
+        let handle = running.handle();
+        tokio::select! {
+            summary = running.wait() => anyhow::Ok(summary?),
+            why = held(&handle) => anyhow::bail!("it would never end: {why}"),
+        }
     })?;
     let seconds = begun.elapsed().as_secs_f64();
     ensure!(summary.complete(), "{summary}");
@@ -86,6 +102,18 @@ fn one(path: &Path) -> anyhow::Result<()> {
     });
     println!("{result}");
     Ok(())
+}
+
+/// Waits until a sink waits for someone to act; what is to be done.
+async fn held(handle: &tidegate::pipeline::Handle) -> String {
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        for (name, sink) in handle.progress().sinks {
+            if let Some(advice) = sink.held {
+                return format!("sink {name} holds: {advice}");
+            }
+        }
+    }
 }
 
 /// Runs a configuration in a process of its own.
@@ -154,6 +182,74 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
         let status = if head.starts_with("put") { "201 Created" } else { "200 OK" };
         let kind = "Content-Type: application/x-protobuf\r\nETag: \"1\"\r\nContent-Length: 0";
         stream.write_all(format!("HTTP/1.1 {status}\r\n{kind}\r\n\r\n").as_bytes())?;
+    }
+}
+
+/// Makes the topic where it is missing.
+fn make_topic(broker: &str) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let made = runtime.block_on(async {
+        let client = ClientBuilder::new(vec![broker.to_owned()]).build().await?;
+        if client.list_topics().await?.iter().any(|t| t.name == TOPIC) {
+            return anyhow::Ok(());
+        }
+        Ok(client.controller_client()?.create_topic(TOPIC, 1, 1, 10_000).await?)
+    });
+    made.with_context(|| {
+        format!("cannot make the topic \"{TOPIC}\" at {broker}; make it there, or mend --kafka")
+    })
+}
+
+/// A way to a broker that counts the bytes of produce requests, and has every connection go through itself.
+fn counted(broker: &str) -> anyhow::Result<(u16, Arc<AtomicU64>)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let (port, sent) = (listener.local_addr()?.port(), Arc::new(AtomicU64::new(0)));
+    let (host, real) = broker.rsplit_once(':').context("--kafka takes HOST:PORT")?;
+    let address = |port: u16| [host.as_bytes(), &u32::from(port).to_be_bytes()].concat();
+    let (theirs, ours) = (address(real.parse()?), address(port));
+    let (broker, counter) = (broker.to_owned(), Arc::clone(&sent));
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(server) = TcpStream::connect(&broker) else { continue };
+            let (Ok(from_client), Ok(from_server)) = (client.try_clone(), server.try_clone()) else {
+                continue;
+            };
+            let (theirs, ours, sent) = (theirs.clone(), ours.clone(), Arc::clone(&counter));
+            // either side going away ends it
+            std::thread::spawn(move || {
+                frames(from_client, server, |frame| {
+                    if frame.get(4..6) == Some(&[0, 0]) {
+                        sent.fetch_add(frame.len() as u64, Ordering::Relaxed);
+                    }
+                })
+            });
+            std::thread::spawn(move || {
+                frames(from_server, client, |frame| {
+                    let mut at = 0;
+                    while let Some(found) =
+                        frame.get(at..).and_then(|f| f.windows(theirs.len()).position(|w| w == theirs))
+                    {
+                        at += found + ours.len();
+                        if let Some(place) = frame.get_mut(at - ours.len()..at) {
+                            place.copy_from_slice(&ours);
+                        }
+                    }
+                })
+            });
+        }
+    });
+    Ok((port, sent))
+}
+
+/// Passes on what comes, frame by frame: four bytes of length, then so many.
+fn frames(mut from: TcpStream, mut to: TcpStream, mut each: impl FnMut(&mut [u8])) -> std::io::Result<()> {
+    loop {
+        let mut length = [0; 4];
+        from.read_exact(&mut length)?;
+        let mut frame = length.to_vec();
+        (&mut from).take(u64::from(u32::from_be_bytes(length))).read_to_end(&mut frame)?;
+        each(&mut frame);
+        to.write_all(&frame)?;
     }
 }
 
@@ -240,13 +336,17 @@ fn wire(args: &Args, port: u16) -> anyhow::Result<()> {
             ),
         ));
     }
+    let mut counter = None;
     if let Some(broker) = &args.kafka {
+        make_topic(broker)?;
+        let (port, sent) = counted(broker)?;
+        counter = Some(sent);
         for (value, compression) in
             [("json", "none"), ("json", "gzip"), ("json", "zstd"), ("protobuf", "zstd")]
         {
             wire.push((
                 format!("Kafka, {value}, {compression}"),
-                format!("type = \"kafka\"\nbrokers = [\"{broker}\"]\ntopic = \"events\"\nvalue = \"{value}\"\ncompression = \"{compression}\""),
+                format!("type = \"kafka\"\nbrokers = [\"127.0.0.1:{port}\"]\ntopic = \"{TOPIC}\"\nvalue = \"{value}\"\ncompression = \"{compression}\""),
             ));
         }
     }
@@ -254,8 +354,14 @@ fn wire(args: &Args, port: u16) -> anyhow::Result<()> {
     for (name, sink) in wire {
         let mut cells = Vec::new();
         for source in [&trace, &synthetic(50_000)] {
+            let before = counter.as_ref().map(|c| c.load(Ordering::Relaxed));
             let r = row(source, std::slice::from_ref(&sink))?;
-            cells.push(format!("{:.0}", number(&r, "bytes") / number(&r, "delivered")));
+            let bytes = match counter.as_ref().zip(before).filter(|_| name.starts_with("Kafka")) {
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+                Some((counter, before)) => (counter.load(Ordering::Relaxed) - before) as f64,
+                None => number(&r, "bytes"),
+            };
+            cells.push(format!("{:.0}", bytes / number(&r, "delivered")));
         }
         println!("| {name} | {} |", cells.join(" | "));
     }

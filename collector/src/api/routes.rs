@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_ring::{Chain, ChainEntry, Ring, RingError};
 
+use crate::audit::{Record, What};
+use crate::clock::now_ns;
+
 use super::{Answer, Api, Call, Refusal, Right, Route, views};
 
 /// Every route; a module with routes of its own adds its list here.
@@ -18,7 +21,7 @@ pub fn all() -> Vec<Route> {
 /// Most entries of a chain in one answer.
 pub const PAGE: u64 = 1000;
 
-fn own() -> [Route; 13] {
+fn own() -> [Route; 14] {
     use Right::{Change, Look};
     let route = |method, path, right, remote, about, run| Route { method, path, right, remote, about, run };
     [
@@ -40,6 +43,14 @@ fn own() -> [Route; 13] {
         route("GET", "/v1/audit", Look, false, "?from=N&most=N, or ?last=N", |api, call| {
             Box::pin(chain(api, call, Chain::Audit))
         }),
+        route(
+            "POST",
+            "/v1/receipts/exported",
+            Change,
+            false,
+            "note that receipts are copied out",
+            |api, call| Box::pin(exported(api, call)),
+        ),
         route("GET", "/v1/device", Look, false, "the device's random id", |api, _| {
             Box::pin(async move { Ok(json!({ "id": api.ring(crate::device::id).await? })) })
         }),
@@ -134,6 +145,21 @@ async fn reload(api: Arc<Api>, call: Call) -> Answer {
             Err(Refusal { status: 422, error: e.to_string(), help: "the configuration in force stays" })
         }
     }
+}
+
+/// Puts an export of the receipts down in the audit log. Whoever copies them out does so before.
+async fn exported(api: Arc<Api>, call: Call) -> Answer {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        to: String,
+        entries: u64,
+    }
+    let Body { to, entries } = call.json()?;
+    let to = to.chars().take(1000).collect();
+    let what = What::Export { of: "receipts".to_owned(), to, entries };
+    let record = Record::new(now_ns(), &call.who.0, what);
+    Ok(json!({ "audit": api.ring(move |ring| record.append(ring)).await?.number }))
 }
 
 async fn buffer(api: Arc<Api>) -> Answer {

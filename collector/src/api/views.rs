@@ -40,11 +40,13 @@ pub fn level(level: &LevelInForce, ceilings: &Ceilings) -> Value {
 pub(super) fn buffer(status: &Status, account: &Account) -> Value {
     let sinks = status.cursors.iter().map(|(id, cursor)| {
         let held: u64 = account.sinks.get(id).map_or(0, |s| s.held.iter().sum());
+        let planned = cursor.planned.iter().map(|p| [p.range.first().0, p.range.last().0]);
         let sink = json!({
             "settled": cursor.settled.0,
             "places_behind": status.durable.0.saturating_sub(cursor.settled.0),
             "held": held,
             "planned": cursor.planned.len(),
+            "planned_runs": planned.collect::<Vec<_>>(),
         });
         (id.as_str().to_owned(), sink)
     });

@@ -82,7 +82,7 @@ fn unreadable() -> Failure {
 }
 
 /// Number and hash of the last entry that was let go, zero where none was.
-fn anchor(reach: &Reach, chain: Chain) -> Result<(u64, [u8; 32]), Failure> {
+pub(super) fn anchor(reach: &Reach, chain: Chain) -> Result<(u64, [u8; 32]), Failure> {
     match reach {
         Reach::Stopped(ring) => ring.chain_anchor(chain).map_err(|e| state::ring_failed(&e)),
         Reach::Running(client) => {

@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Subcommand;
-use serde_json::json;
-use tidegate_proto::ids::SinkId;
+use serde_json::{Value, json};
+use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_ring::Chain;
 use tidegate_sinks::held::{ListError, Listing};
 use tidegate_sinks::http::HttpContext;
 
-use super::chain::{head, pages, verify};
+use super::chain::{self, head, pages, verify};
 use super::exit::{Done, Exit, Failure};
 use super::out;
 use super::state::{self, Of, Reach};
@@ -20,13 +19,13 @@ use crate::assemble;
 use crate::audit::{Head, Record, What};
 use crate::clock::now_ns;
 use crate::config::{Config, SinkSection};
-use crate::receipts::{Entry, Export, Reconciler};
+use crate::receipts::{Entry, Export, Receipt, Reconciler};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Every delivery leaves a receipt in the ring: which events, how many, where, their digest. Each is linked to the one \
-before by SHA-256. The newest 4096 are kept (less where they are long); export them to keep them longer. list and \
-verify ask a collector that runs over its control socket; for the others stop it first.")]
+before by SHA-256. The newest 4096 are kept (less where they are long); export them to keep them longer. A collector \
+that runs is asked over its control socket.")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -56,7 +55,8 @@ enum Command {
     /// Compare the receipts of a sink with what its folder or container holds.
     #[command(after_help = "\
 Names what is missing (in a receipt, not there), changed (another size or digest), duplicate (events that another \
-object has) and foreign (no receipt covers it). Exit code 0 when everything fits, 65 when not. A blob sink's \
+object has) and foreign (no receipt covers it). Exit code 0 when everything fits, 65 when not. Objects that purge \
+--delivered deleted are named too; they fit. So does what a collector that runs delivers meanwhile. A blob sink's \
 credentials need the right to list the container.")]
     Reconcile {
         /// The sink's name in the configuration.
@@ -70,7 +70,8 @@ credentials need the right to list the container.")]
         #[command(flatten)]
         of: Of,
     },
-    /// Write all receipts as files that sha256sum checks, with a README that tells the format.
+    /// Write all receipts as files that sha256sum checks, with a README that tells the format. The audit
+    /// log has an entry of it; for that, one must be allowed to change a collector that runs.
     Export {
         /// A folder that is empty or not there.
         folder: PathBuf,
@@ -118,17 +119,51 @@ fn section<'c>(config: &'c Config, name: &str) -> Result<&'c SinkSection, Failur
     })
 }
 
+/// The runs of a sink that are planned.
+fn planned(reach: &Reach, sink: &str) -> Result<Vec<SeqRange>, Failure> {
+    match reach {
+        Reach::Stopped(ring) => {
+            let cursor = ring.status().cursors.remove(&SinkId::new(sink)).unwrap_or_default();
+            Ok(cursor.planned.iter().map(|p| p.range).collect())
+        }
+        Reach::Running(client) => {
+            let value = state::ask(client, "GET", "/v1/buffer", &Value::Null)?;
+            let of = value.get("sinks").and_then(|s| s.get(sink)).and_then(|s| s.get("planned_runs"));
+            let run = |run: &Value| {
+                let place = |n: usize| run.get(n).and_then(Value::as_u64).map(Seq);
+                SeqRange::new(place(0)?, place(1)?)
+            };
+            Ok(of.and_then(Value::as_array).into_iter().flatten().filter_map(run).collect())
+        }
+    }
+}
+
+/// Receipts of a sink from a number on; the number behind the last one of all.
+fn of_sink(reach: &Reach, sink: &str, from: u64, mut each: impl FnMut(&Receipt)) -> Result<u64, Failure> {
+    let mut next = from;
+    pages(reach, Chain::Receipts, from, |page| {
+        next = page.last().map_or(next, |e| e.number + 1);
+        let receipts = page.iter().filter_map(|e| Entry::from(e).receipt);
+        receipts.filter(|r| r.sink == sink).for_each(|r| each(&r));
+        Ok(())
+    })?;
+    Ok(next)
+}
+
 fn reconcile(sink: &str, all: bool, read: bool, of: &Of) -> Done {
     let config = of.config()?;
     let section = section(&config, sink)?;
-    let ring = state::ring(&config)?;
+    let reach = state::reach(&config)?;
     let id = SinkId::new(sink);
-    let anchor = ring.chain_anchor(Chain::Receipts).map_err(|e| state::ring_failed(&e))?;
-    let cursor = ring.status().cursors.remove(&id).unwrap_or_default();
-    let mut both = Reconciler::new(&cursor, anchor.0 > 0);
-    pages(&Reach::Stopped(Arc::clone(&ring)), Chain::Receipts, 1, |page| {
-        let receipts = page.iter().filter_map(|e| Entry::from(e).receipt);
-        receipts.filter(|r| r.sink == sink).for_each(|r| both.receipt(&r));
+    let cut = chain::anchor(&reach, Chain::Receipts)?.0 > 0;
+    let mut both = Reconciler::new(planned(&reach, sink)?, cut);
+    let next = of_sink(&reach, sink, 1, |r| both.receipt(r))?;
+    pages(&reach, Chain::Audit, 1, |page| {
+        for entry in page {
+            if let Ok(Record { what: What::Purge { blobs, .. }, .. }) = serde_json::from_slice(&entry.data) {
+                blobs.iter().for_each(|blob| both.purged(blob));
+            }
+        }
         Ok(())
     })?;
     let of_host = (!all).then(|| (config.host.name.clone(), config.host.stream.clone()));
@@ -141,6 +176,11 @@ fn reconcile(sink: &str, all: bool, read: bool, of: &Of) -> Done {
     runtime
         .block_on(section.config.list(&id, &http, &listing, &mut |held| both.held(&held)))
         .map_err(|e| list_failed(sink, &e))?;
+    if matches!(reach, Reach::Running(_)) {
+        // planned first: what is settled in between has its receipt in what is read then
+        both.planned(planned(&reach, sink)?);
+        of_sink(&reach, sink, next, |r| both.later(r))?;
+    }
     let report = both.finish();
     let mut value = serde_json::to_value(&report).map_err(|e| Failure::new(Exit::Software, e.to_string()))?;
     if let Some(members) = value.as_object_mut() {
@@ -167,7 +207,7 @@ fn list_failed(sink: &str, error: &ListError) -> Failure {
 
 fn export(folder: &Path, of: &Of) -> Done {
     let config = of.config()?;
-    let ring = state::ring(&config)?;
+    let reach = state::reach(&config)?;
     let http = HttpContext::default();
     let base = |s: &SinkSection| {
         // a sink that cannot be made only leaves its paths long
@@ -178,14 +218,38 @@ fn export(folder: &Path, of: &Of) -> Done {
         Failure::new(Exit::CantCreate, format!("cannot export to {}: {e}", folder.display()))
             .hint("name a folder that is empty or not there, on a disk with room")
     };
-    let anchor = ring.chain_anchor(Chain::Receipts).map_err(|e| state::ring_failed(&e))?;
+    let anchor = chain::anchor(&reach, Chain::Receipts)?;
+    // a MiB at most
+    let mut entries = Vec::new();
+    pages(&reach, Chain::Receipts, 1, |page| {
+        entries.extend_from_slice(page);
+        Ok(())
+    })?;
+    // a receipt that was let go in between: begin behind it
+    let anchor = match entries.first() {
+        Some(first) if first.number > anchor.0 + 1 => chain::anchor(&reach, Chain::Receipts)?,
+        _ => anchor,
+    };
+    entries.retain(|e| e.number > anchor.0);
     let mut export = Export::begin(folder, anchor, bases).map_err(failed)?;
-    pages(&Reach::Stopped(Arc::clone(&ring)), Chain::Receipts, 1, |page| export.add(page).map_err(failed))?;
-    let done = export.finish().map_err(failed)?;
     let to = folder.display().to_string();
-    let what = What::Export { of: "receipts".to_owned(), to: to.clone(), entries: done.receipts };
-    Record::new(now_ns(), &state::who().0, what).append(&*ring).map_err(|e| state::ring_failed(&e))?;
-    ring.close().map_err(|e| state::ring_failed(&e))?;
+    let count = entries.len() as u64;
+    match &reach {
+        Reach::Stopped(ring) => {
+            let what = What::Export { of: "receipts".to_owned(), to: to.clone(), entries: count };
+            let record = Record::new(now_ns(), &state::who().0, what);
+            record.append(&**ring).map_err(|e| state::ring_failed(&e))?;
+        }
+        Reach::Running(client) => {
+            let what = json!({ "to": to, "entries": count });
+            state::ask(client, "POST", "/v1/receipts/exported", &what)?;
+        }
+    }
+    export.add(&entries).map_err(failed)?;
+    let done = export.finish().map_err(failed)?;
+    if let Reach::Stopped(ring) = &reach {
+        ring.close().map_err(|e| state::ring_failed(&e))?;
+    }
     let value = json!({
         "folder": to, "receipts": done.receipts, "objects": done.objects, "unnamed": done.unnamed,
     });

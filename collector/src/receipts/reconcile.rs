@@ -3,12 +3,11 @@
 //! An object is known again by its name without the path: range and tag say it all (see
 //! [`layout`](tidegate_sinks::layout)), so a folder or container that was moved still fits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use serde::Serialize;
 use tidegate_proto::ids::SeqRange;
-use tidegate_ring::Cursor;
 use tidegate_sinks::held::Held;
 use tidegate_sinks::layout;
 
@@ -60,6 +59,8 @@ pub struct Report {
     pub present: u64,
     /// In a receipt, not there.
     pub missing: Finding,
+    /// In a receipt, not there, since `purge` deleted it. No mismatch.
+    pub purged: Finding,
     /// There with another size or digest.
     pub changed: Finding,
     /// There, with events that another object or receipt has too.
@@ -68,6 +69,8 @@ pub struct Report {
     pub foreign: Finding,
     /// There, of a run that is not settled yet: its receipt comes with the next attempt.
     pub unsettled: u64,
+    /// There, delivered while this looked.
+    pub newer: u64,
     /// There, from before the oldest receipt that is kept.
     pub older: u64,
     /// There, written by other hosts, streams or lives of the ring, by `host/stream/epoch`.
@@ -77,7 +80,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether everything fits.
+    /// Whether everything fits; what was purged does.
     #[must_use]
     pub fn fits(&self) -> bool {
         [&self.missing, &self.changed, &self.duplicate, &self.foreign].iter().all(|f| f.count == 0)
@@ -89,6 +92,7 @@ impl fmt::Display for Report {
         writeln!(f, "{} receipts name {} objects, {} are there", self.receipts, self.expected, self.present)?;
         for (word, found) in [
             ("missing", &self.missing),
+            ("purged", &self.purged),
             ("changed", &self.changed),
             ("duplicate", &self.duplicate),
             ("foreign", &self.foreign),
@@ -102,6 +106,7 @@ impl fmt::Display for Report {
         }
         for (count, what) in [
             (self.unsettled, "are of runs that are not settled yet"),
+            (self.newer, "were delivered while this looked"),
             (self.older, "are older than the oldest receipt kept"),
             (self.not_ours, "have names that no collector gives"),
         ] {
@@ -130,7 +135,7 @@ struct Expected {
     seen: bool,
 }
 
-/// Takes receipts, then what is held, then reports.
+/// Takes receipts, then what is held, then what happened meanwhile, then reports.
 #[derive(Default)]
 pub struct Reconciler {
     report: Report,
@@ -138,6 +143,12 @@ pub struct Reconciler {
     /// Ranges with receipts by their first place; how many of their objects are not named.
     ranges: BTreeMap<u64, (SeqRange, u64)>,
     planned: Vec<SeqRange>,
+    /// Runs with a receipt that is newer than the listing.
+    late: Vec<SeqRange>,
+    /// What no receipt so far explains.
+    unsure: Vec<(SeqRange, String)>,
+    /// Destinations that were deleted on purpose.
+    purged: HashSet<String>,
     /// `host/stream/epoch` of the newest receipt.
     writer: Option<String>,
     /// Receipts before the first one were let go.
@@ -156,11 +167,27 @@ fn key(name: &str) -> &str {
 }
 
 impl Reconciler {
-    /// For a sink whose place is `cursor`; `cut` tells that receipts before the first one that is
+    /// For a sink with these runs planned; `cut` tells that receipts before the first one that is
     /// going to be added were let go.
     #[must_use]
-    pub fn new(cursor: &Cursor, cut: bool) -> Reconciler {
-        Reconciler { planned: cursor.planned.iter().map(|p| p.range).collect(), cut, ..Reconciler::default() }
+    pub fn new(planned: Vec<SeqRange>, cut: bool) -> Reconciler {
+        Reconciler { planned, cut, ..Reconciler::default() }
+    }
+
+    /// Tells that an object was deleted on purpose.
+    pub fn purged(&mut self, destination: &str) {
+        self.purged.insert(destination.to_owned());
+    }
+
+    /// Adds a receipt that came after what is held was listed: it explains, and nothing has to be there
+    /// for it.
+    pub fn later(&mut self, receipt: &Receipt) {
+        self.late.extend(receipt.range());
+    }
+
+    /// Adds runs that were planned after what is held was listed.
+    pub fn planned(&mut self, runs: impl IntoIterator<Item = SeqRange>) {
+        self.planned.extend(runs);
     }
 
     /// Adds a receipt of the sink.
@@ -217,12 +244,27 @@ impl Reconciler {
             *report.others.entry(writer).or_default() += 1;
             return;
         }
-        if self.planned.contains(&named.range) {
-            report.unsettled += 1;
+        let oldest = self.ranges.keys().next().copied();
+        if self.cut && oldest.is_none_or(|first| named.range.last().0 < first) {
+            self.report.older += 1;
+        } else {
+            self.unsure.push((named.range, held.destination.clone()));
+        }
+    }
+
+    /// What an object is that no receipt names.
+    fn resolve(&mut self, named: SeqRange, destination: &str) {
+        let meets = |r: &SeqRange| r.first() <= named.last() && named.first() <= r.last();
+        if self.planned.contains(&named) {
+            self.report.unsettled += 1;
             return;
         }
-        match self.covering(named.range) {
-            Some((range, more @ 1..)) if range == named.range => {
+        if self.late.contains(&named) {
+            self.report.newer += 1;
+            return;
+        }
+        match self.covering(named).or_else(|| Some((*self.late.iter().find(|r| meets(r))?, 0))) {
+            Some((range, more @ 1..)) if range == named => {
                 // one of those that the receipt had no room for
                 self.ranges.insert(range.first().0, (range, more - 1));
                 self.report.expected += 1;
@@ -230,27 +272,25 @@ impl Reconciler {
             }
             Some((range, _)) => {
                 let why = format!("its events have the receipt of {range}, which does not name it");
-                self.report.duplicate.add(named.range, &held.destination, why);
+                self.report.duplicate.add(named, destination, why);
             }
-            None => {
-                let oldest = self.ranges.keys().next().copied();
-                if self.cut && oldest.is_none_or(|first| named.range.last().0 < first) {
-                    self.report.older += 1;
-                } else {
-                    self.report.foreign.add(named.range, &held.destination, "no receipt covers its range");
-                }
-            }
+            None => self.report.foreign.add(named, destination, "no receipt covers its range"),
         }
     }
 
     /// The outcome, once all was added.
     #[must_use]
     pub fn finish(mut self) -> Report {
+        for (range, destination) in std::mem::take(&mut self.unsure) {
+            self.resolve(range, &destination);
+        }
         let mut missing: Vec<&Expected> = self.expected.values().filter(|e| !e.seen).collect();
         missing.sort_by(|a, b| (a.range.first(), &a.object.to).cmp(&(b.range.first(), &b.object.to)));
         for e in missing {
             let why = format!("{} events, {} bytes", e.object.events, e.object.bytes);
-            self.report.missing.add(e.range, &e.object.to, why);
+            let of = &mut self.report;
+            let found = if self.purged.contains(&e.object.to) { &mut of.purged } else { &mut of.missing };
+            found.add(e.range, &e.object.to, why);
         }
         for (range, more) in self.ranges.values().filter(|(_, more)| *more > 0) {
             self.report.expected += more;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use sha2::{Digest as _, Sha256};
 use tidegate_proto::ids::{Seq, SeqRange};
-use tidegate_ring::{ChainEntry, Cursor, chain_link};
+use tidegate_ring::{ChainEntry, chain_link};
 use tidegate_sinks::held::Held;
 
 use super::{Entry, Export, Object, Receipt, Reconciler, Report};
@@ -67,15 +67,15 @@ fn all_held() -> Vec<Held> {
     [(1, 10, 1), (11, 20, 2), (11, 20, 3), (31, 40, 4)].map(|(f, l, t)| held(&name(f, l, t), b"x")).to_vec()
 }
 
-fn report(cursor: &Cursor, cut: bool, receipts: &[Receipt], held: &[Held]) -> Report {
-    let mut both = Reconciler::new(cursor, cut);
+fn report(planned: &[SeqRange], cut: bool, receipts: &[Receipt], held: &[Held]) -> Report {
+    let mut both = Reconciler::new(planned.to_vec(), cut);
     receipts.iter().for_each(|r| both.receipt(r));
     held.iter().for_each(|h| both.held(h));
     both.finish()
 }
 
 fn of(held: &[Held]) -> Report {
-    report(&Cursor::default(), false, &receipts(), held)
+    report(&[], false, &receipts(), held)
 }
 
 #[test]
@@ -136,14 +136,14 @@ fn two_receipts_for_the_same_events_are_a_duplicate() {
     list.push(receipt(15, 25, vec![object(&name(15, 25, 9), b"x")]));
     let mut some = all_held();
     some.push(held(&name(15, 25, 9), b"x"));
-    let report = report(&Cursor::default(), false, &list, &some);
+    let report = report(&[], false, &list, &some);
     assert_eq!((report.duplicate.count, report.duplicate.listed[0].first), (1, 15), "{report}");
 }
 
 #[test]
 fn what_explains_itself_is_counted_and_no_mismatch() {
     let planned = SeqRange::new(Seq(41), Seq(50)).unwrap();
-    let cursor = Cursor { planned: vec![planned.into()], ..Cursor::default() };
+    let cursor = [planned];
     let mut some = all_held();
     some.push(held(&name(41, 50, 7), b"x"));
     some.push(Held { name: "readme.txt".to_owned(), ..Held::default() });
@@ -161,18 +161,55 @@ fn what_explains_itself_is_counted_and_no_mismatch() {
 }
 
 #[test]
+fn what_purge_deleted_is_named_and_is_no_mismatch() {
+    let mut both = Reconciler::new(Vec::new(), false);
+    receipts().iter().for_each(|r| both.receipt(r));
+    both.purged(&receipts()[1].objects[0].to);
+    // asked for, and there all the same
+    both.purged(&receipts()[0].objects[0].to);
+    let some = all_held();
+    some.iter().filter(|h| h.name != name(11, 20, 2)).for_each(|h| both.held(h));
+    let report = both.finish();
+    assert!(report.fits(), "{report}");
+    assert_eq!((report.purged.count, report.present), (1, 3));
+    assert_eq!((report.purged.listed[0].first, report.purged.listed[0].last), (11, 20));
+    assert!(report.to_string().contains("purged 11-20"), "{report}");
+}
+
+#[test]
+fn what_is_delivered_while_it_looks_is_no_mismatch() {
+    let range = |first, last| SeqRange::new(Seq(first), Seq(last)).unwrap();
+    let mut both = Reconciler::new(vec![range(41, 50)], false);
+    receipts().iter().for_each(|r| both.receipt(r));
+    let mut some = all_held();
+    for (first, last) in [(41, 50), (51, 60), (61, 70), (71, 80), (85, 95)] {
+        some.push(held(&name(first, last, 9), b"x"));
+    }
+    some.iter().for_each(|h| both.held(h));
+    // settled meanwhile, one of them after it was listed
+    both.later(&receipt(51, 60, vec![object(&name(51, 60, 9), b"x")]));
+    both.later(&receipt(81, 90, vec![object(&name(81, 90, 9), b"x")]));
+    both.planned([range(61, 70)]);
+    let report = both.finish();
+    assert_eq!((report.unsettled, report.newer), (2, 1), "{report}");
+    assert_eq!((report.foreign.count, report.foreign.listed[0].first), (1, 71));
+    assert_eq!((report.duplicate.count, report.duplicate.listed[0].first), (1, 85));
+    assert_eq!(report.missing.count, 0);
+}
+
+#[test]
 fn objects_that_a_receipt_had_no_room_for_are_counted_by_their_range() {
     let mut list = receipts();
     let dropped = list[1].objects.pop();
     list[1].more_objects = 1;
     assert!(dropped.is_some());
-    let whole = report(&Cursor::default(), false, &list, &all_held());
+    let whole = report(&[], false, &list, &all_held());
     assert!(whole.fits() && whole.expected == 4, "{whole}");
-    let less = report(&Cursor::default(), false, &list, &all_held()[..2]);
+    let less = report(&[], false, &list, &all_held()[..2]);
     assert_eq!((less.missing.count, less.expected), (2, 4), "{less}");
     let mut more = all_held();
     more.push(held(&name(11, 20, 77), b"x"));
-    assert_eq!(report(&Cursor::default(), false, &list, &more).duplicate.count, 1);
+    assert_eq!(report(&[], false, &list, &more).duplicate.count, 1);
 }
 
 #[test]

@@ -152,6 +152,10 @@ fn what_slipped_in_is_found_in_no_file_after_a_purge() {
     assert_eq!(purged[1]["blobs"].as_array().unwrap().len(), 8);
     assert_eq!(purged[0]["matching"], "(provider = \"contoso.app\" and field.text = …)");
     finish(program().args(["audit", "verify", "-c"]).arg(&config)).code(0);
+    // what was deleted on purpose is not missing
+    let reconcile = ["receipts", "reconcile", "plain", "--json", "-c"];
+    let report = finish(program().args(reconcile).arg(&config)).code(0).json();
+    assert_eq!((&report["purged"]["count"], &report["present"]), (&2.into(), &2.into()), "{report}");
 }
 
 #[test]

@@ -64,9 +64,23 @@ fn a_folder_is_reconciled_and_its_receipts_are_checked_without_us() {
     receipts(&config, &["list"]).code(66).says("there is no ring");
     let daemon = Daemon::start(&config, &dir.path().join("log"));
     until("everything is delivered", || lines() == want);
-    // a collector that runs is asked; what goes through the far side needs the ring for itself
+    // a collector that runs is asked
     assert!(receipts(&config, &["list"]).code(0).stdout.contains("delivered 300 to"));
-    receipts(&config, &["reconcile", "out"]).code(75).says("the collector is running").says("stop it");
+    until("every receipt is written", || {
+        let report = receipts(&config, &["reconcile", "out", "--read", "--json"]).code(0).json();
+        report["present"].as_u64() == Some(files(&out).len() as u64)
+    });
+    let export = dir.path().join("export-running");
+    let done = receipts(&config, &["export", export.to_str().unwrap(), "--json"]).code(0).json();
+    assert!(done["receipts"].as_u64() > Some(0), "{done}");
+    assert!(Command::new("sh").arg(export.join("check.sh")).status().unwrap().success());
+    let audit = finish(program().args(["audit", "list", "-c"]).arg(&config)).code(0).stdout;
+    assert!(audit.contains("export-running"), "{audit}");
+    let first = files(&out)[0].clone();
+    let kept = std::fs::read(&first).unwrap();
+    std::fs::remove_file(&first).unwrap();
+    receipts(&config, &["reconcile", "out"]).code(65);
+    std::fs::write(&first, kept).unwrap();
     assert_eq!(daemon.terminate(), Some(0));
 
     let list = receipts(&config, &["list", "--json", "--sink", "out"]).code(0).lines();

@@ -27,7 +27,7 @@ use crate::holdings::{Deletion, Fetched, Holdings};
 use crate::layout::{Layout, LayoutError, Named, Part};
 use crate::limits::{BatchConfig, LimitError};
 use crate::units::Size;
-use crate::{BatchLimits, BoxFuture, DeliverError, Delivered, Object, Sink, SinkBatch};
+use crate::{BatchLimits, BoxFuture, DeliverError, Delivered, Object, Ready, Sink, SinkBatch, Staged};
 
 /// Names of files that are not finished end in this.
 const UNFINISHED: &str = ".part";
@@ -370,9 +370,26 @@ impl Sink for DirectorySink {
     }
 
     fn deliver<'a>(&'a self, batch: &'a SinkBatch) -> BoxFuture<'a, Result<Delivered, DeliverError>> {
+        Box::pin(async move { self.send(&self.encode(batch).await?).await })
+    }
+
+    fn staged(&self) -> Option<&dyn Staged> {
+        Some(self)
+    }
+}
+
+impl Staged for DirectorySink {
+    fn encode<'a>(&'a self, batch: &'a SinkBatch) -> BoxFuture<'a, Result<Ready, DeliverError>> {
         Box::pin(async move {
             let parts = self.layout.parts(batch).await.map_err(at(&self.root))?;
-            let (root, max_total) = (self.root.clone(), self.max_total);
+            Ok(Ready::new(batch, parts))
+        })
+    }
+
+    fn send<'a>(&'a self, ready: &'a Ready) -> BoxFuture<'a, Result<Delivered, DeliverError>> {
+        Box::pin(async move {
+            // their bytes are shared, not copied
+            let (parts, root, max_total) = (ready.parts.clone(), self.root.clone(), self.max_total);
             let first = !self.swept.swap(true, Ordering::Relaxed);
             blocking(move || {
                 if first && let Err(error) = sweep(&root) {

@@ -27,6 +27,6 @@ pub mod units;
 pub use clock::Clock;
 pub use config::{BuildError, SinkConfig, TlsEndpoint};
 pub use sink::{
-    BatchLimits, BoxError, BoxFuture, DeliverError, Delivered, Object, Origin, RejectReason, Rejected, Sink,
-    SinkBatch,
+    BatchLimits, BoxError, BoxFuture, DeliverError, Delivered, Object, Origin, Ready, RejectReason, Rejected,
+    Sink, SinkBatch, Staged,
 };

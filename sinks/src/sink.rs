@@ -9,6 +9,8 @@ use tidegate_proto::batch::{Batch, EventRef};
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_proto::level::TelemetryLevel;
 
+use crate::layout::Part;
+
 /// A future that can be moved between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// What went wrong underneath, for logs. Never holds a secret.
@@ -39,6 +41,12 @@ pub trait Sink: fmt::Debug + Send + Sync + 'static {
     /// free. Sinks without tenants have nothing to do.
     fn hold_tenants(&self, _keys: &[String]) {}
 
+    /// The two steps of a delivery, of a sink that has them: whoever calls them one after the other can let the
+    /// events go in between, while the far side is waited for. [`deliver`](Sink::deliver) does both.
+    fn staged(&self) -> Option<&dyn Staged> {
+        None
+    }
+
     /// Asks the far side whether deliveries could work, without leaving anything there.
     ///
     /// # Errors
@@ -54,6 +62,50 @@ pub trait Sink: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the future may leave the batch delivered; call again with the same batch.
     fn deliver<'a>(&'a self, batch: &'a SinkBatch) -> BoxFuture<'a, Result<Delivered, DeliverError>>;
+}
+
+/// A delivery in two steps. Together they promise what [`deliver`](Sink::deliver) does.
+pub trait Staged: Sync {
+    /// Makes the bytes that go. Waits for nothing but a processor.
+    ///
+    /// # Errors
+    /// As for [`deliver`](Sink::deliver).
+    ///
+    /// # Cancel safety
+    /// Nothing but memory is held.
+    fn encode<'a>(&'a self, batch: &'a SinkBatch) -> BoxFuture<'a, Result<Ready, DeliverError>>;
+
+    /// Delivers them: one attempt. May be called again.
+    ///
+    /// # Errors
+    /// As for [`deliver`](Sink::deliver).
+    ///
+    /// # Cancel safety
+    /// As for [`deliver`](Sink::deliver).
+    fn send<'a>(&'a self, ready: &'a Ready) -> BoxFuture<'a, Result<Delivered, DeliverError>>;
+}
+
+/// A batch as the files or blobs that it becomes: holds none of its events.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) range: SeqRange,
+    pub(crate) level: TelemetryLevel,
+    pub(crate) parts: Vec<Part>,
+}
+
+impl Ready {
+    /// What a batch became.
+    #[must_use]
+    pub fn new(batch: &SinkBatch, parts: Vec<Part>) -> Ready {
+        Ready { origin: Arc::clone(&batch.origin), range: batch.range, level: batch.level, parts }
+    }
+
+    /// The whole run, as the batch had it.
+    #[must_use]
+    pub fn range(&self) -> SeqRange {
+        self.range
+    }
 }
 
 /// What a sink wants in a batch. The dispatcher keeps to all of them.
@@ -142,6 +194,12 @@ impl SinkBatch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.seqs.is_empty()
+    }
+
+    /// Takes the events out: the batch has none any more, but for that it stays what it is.
+    #[must_use]
+    pub fn let_go(&mut self) -> (Batch, Vec<Seq>) {
+        (std::mem::take(&mut self.events), std::mem::take(&mut self.seqs))
     }
 
     /// Takes the memory back for the next batch.

@@ -128,6 +128,8 @@ pub(super) fn cut(fetched: &Fetched, after: Seq, last: Seq, limits: &BatchLimits
 #[derive(Debug)]
 pub(super) struct Made {
     pub batch: SinkBatch,
+    /// How many events it has, let go or not.
+    pub events: usize,
     /// Events in the batch, per level.
     pub levels: PerLevel,
     /// Events left out.
@@ -159,14 +161,16 @@ pub(super) fn count(levels: &mut PerLevel, level: Option<TelemetryLevel>) {
 }
 
 impl Maker {
-    /// Makes the batch of a run from its blocks.
+    /// Makes the batch of a run from its blocks, each of which goes when it was read; in memory that was
+    /// used before, if there is some.
     pub fn make(
         &mut self,
         range: SeqRange,
-        blocks: &[Ahead],
+        blocks: Vec<Ahead>,
         in_force: TelemetryLevel,
+        memory: Option<(Batch, Vec<Seq>)>,
     ) -> Result<Made, FetchError> {
-        let (mut batch, mut seqs) = self.spare.pop().unwrap_or_default();
+        let (mut batch, mut seqs) = memory.or_else(|| self.spare.pop()).unwrap_or_default();
         batch.clear();
         seqs.clear();
         let mut made = (PerLevel::default(), BTreeMap::<LossReason, PerLevel>::new(), 0u64);
@@ -216,7 +220,8 @@ impl Maker {
         // places come from the ring in order; anything else is its fault, not a reason to lose events
         let batch = batch
             .ok_or_else(|| RingError::Misuse(format!("the ring gave the places of {range} out of order")))?;
-        Ok(Made { batch, levels, lost, bytes, lanes })
+        let events = batch.len();
+        Ok(Made { batch, events, levels, lost, bytes, lanes })
     }
 
     /// Takes a batch's memory back.

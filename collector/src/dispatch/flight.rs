@@ -1,6 +1,6 @@
 //! One planned run on its way: made into a batch, tried until it is settled.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_proto::level::LossReason;
 use tidegate_proto::wire::SchemaInterner;
 use tidegate_ring::{Cursor, Lanes, Part, PerLevel, Ring, RingError, Settlement, StartAt, State};
-use tidegate_sinks::{DeliverError, Delivered, RejectReason, Rejected, Sink};
-use tokio::sync::watch;
+use tidegate_sinks::{DeliverError, Delivered, Ready, RejectReason, Rejected, Sink};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
@@ -22,6 +22,7 @@ use super::receipt::{Counts, receipt};
 use super::retry::{Backoff, Chance, Step, next_step};
 use super::soon::Metered;
 use super::stats::Stats;
+use super::workshop::Workshop;
 use crate::clock::now_ns;
 use crate::config::RetryConfig;
 use crate::control::InForce;
@@ -44,6 +45,10 @@ pub(super) struct Shared {
     pub stats: Arc<Stats>,
     /// Whether the network is metered; `None` where that makes no difference.
     pub metered: Option<Metered>,
+    /// Where its batches become bytes.
+    pub workshop: Arc<Workshop>,
+    /// Deliveries that wait for a place there, and the end of a wait.
+    pub crowd: (AtomicUsize, Notify),
     /// Blocking work, which goes on when what waits for it is called off.
     pub work: TaskTracker,
 }
@@ -173,6 +178,32 @@ async fn restricted(shared: &Shared, than: &Under) {
     }
 }
 
+/// Waits for a place in the workshop. Of one sink only one delivery at a time waits with what was read for it.
+async fn place(shared: &Shared) -> Option<OwnedSemaphorePermit> {
+    struct Waits<'a>(&'a (AtomicUsize, Notify));
+    impl Drop for Waits<'_> {
+        fn drop(&mut self) {
+            self.0.0.fetch_sub(1, Ordering::Relaxed);
+            self.0.1.notify_one();
+        }
+    }
+    if let Some(place) = shared.workshop.try_place() {
+        return Some(place);
+    }
+    shared.crowd.0.fetch_add(1, Ordering::Relaxed);
+    let _waits = Waits(&shared.crowd);
+    shared.workshop.place().await
+}
+
+/// Makes the batch again when its events were let go.
+async fn whole(shared: &Arc<Shared>, part: Part, made: &mut Option<(Made, Under)>) -> Result<(), Trouble> {
+    if let Some((made, under)) = made.as_mut().filter(|(m, _)| m.batch.len() < m.events) {
+        let level = under.level;
+        *made = blocking(shared, move |s| make(s, part, None, level)).await?;
+    }
+    Ok(())
+}
+
 async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Trouble> {
     let part = job.part;
     let range = part.range;
@@ -188,6 +219,7 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
     }
     let mut backoff = Backoff::new(shared.retry.first, shared.retry.most);
     let mut made: Option<(Made, Under)> = None;
+    let mut ready: Option<Result<Ready, DeliverError>> = None;
     let mut paid = false;
     loop {
         let in_force = permitted(shared).await;
@@ -195,13 +227,24 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
         // made anew when less may leave, or something was purged that may be in it
         let stale = |m: &Under| m.level > now.level || m.purges != now.purges;
         if made.as_ref().is_none_or(|(_, under)| stale(under)) {
+            let staged = shared.sink.staged();
+            ready = None;
+            // held while it works, never while it waits
+            let place = if staged.is_some() { place(shared).await } else { None };
             let blocks = job.blocks.take().filter(|_| made.is_none());
             let level = now.level;
-            let fresh = blocking(shared, move |s| make(s, part, blocks, level)).await?;
+            let mut fresh = blocking(shared, move |s| make(s, part, blocks, level)).await?;
+            if let Some(staged) = staged.filter(|_| fresh.events > 0) {
+                ready = Some(staged.encode(&fresh.batch).await);
+                if matches!(ready, Some(Ok(_))) {
+                    shared.workshop.give_back(fresh.batch.let_go());
+                }
+            }
+            drop(place);
             made = Some((fresh, now.clone()));
         }
         let Some((batch, under)) = made.as_ref() else { continue };
-        if batch.batch.is_empty() {
+        if batch.events == 0 {
             settle(shared, part, made.take().map(|m| m.0), Delivered::default()).await?;
             return Ok(Landing::Settled);
         }
@@ -217,7 +260,7 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
         }
         if !paid {
             paid = true;
-            let (events, bytes) = (batch.batch.len() as u64, batch.bytes);
+            let (events, bytes) = (batch.events as u64, batch.bytes);
             let now = Instant::now();
             let pause = lock(&shared.events).take(events, now).max(lock(&shared.bytes).take(bytes, now));
             if pause > Duration::ZERO {
@@ -232,10 +275,18 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
             continue;
         }
         let timeout = shared.sink.limits().timeout;
+        let attempt = match (&ready, shared.sink.staged()) {
+            (Some(Ok(ready)), Some(staged)) => staged.send(ready),
+            (Some(Err(_)), _) => match ready.take() {
+                Some(Err(e)) => Box::pin(async move { Err(e) }),
+                _ => continue,
+            },
+            _ => shared.sink.deliver(&batch.batch),
+        };
         let outcome = tokio::select! {
             biased;
             () = restricted(shared, under) => continue,
-            outcome = tokio::time::timeout(timeout, shared.sink.deliver(&batch.batch)) => outcome,
+            outcome = tokio::time::timeout(timeout, attempt) => outcome,
         };
         let timed_out = outcome.is_err();
         let outcome = outcome.unwrap_or_else(|_| {
@@ -247,12 +298,15 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
                 shared.stats.attempt("ok");
                 pass.success();
                 works(shared);
+                if !done.rejected.is_empty() {
+                    whole(shared, part, &mut made).await?;
+                }
                 settle(shared, part, made.take().map(|m| m.0), done).await?;
                 return Ok(Landing::Settled);
             }
             Err(error) => error,
         };
-        let events = batch.batch.len();
+        let events = batch.events;
         let step = next_step(&error, events, shared.retry.held, &mut backoff, &mut **lock(&shared.chance));
         Stats::add(&shared.stats.failures, 1);
         shared.stats.attempt(match &step {
@@ -285,7 +339,8 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
             Step::Split => {
                 pass.success();
                 works(shared);
-                match halves(&batch.batch) {
+                whole(shared, part, &mut made).await?;
+                match made.as_ref().and_then(|(made, _)| halves(&made.batch)) {
                     Some((a, b)) => {
                         let at = a.last();
                         blocking(shared, move |s| Ok(s.ring.split(&s.id, part, at)?)).await?;
@@ -300,8 +355,9 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
                 pass.success();
                 works(shared);
                 let detail: String = chain(&error).chars().take(200).collect();
-                let rejected =
-                    batch.batch.iter().map(|(seq, _)| Rejected { seq, reason, detail: detail.clone() });
+                whole(shared, part, &mut made).await?;
+                let events = made.iter().flat_map(|(made, _)| made.batch.iter());
+                let rejected = events.map(|(seq, _)| Rejected { seq, reason, detail: detail.clone() });
                 let done = Delivered { rejected: rejected.collect(), ..Delivered::default() };
                 settle(shared, part, made.take().map(|m| m.0), done).await?;
                 return Ok(Landing::Settled);
@@ -348,7 +404,8 @@ fn make(
         Some(blocks) => blocks,
         None => fetch_run(&*shared.ring, part, &mut maker.known)?,
     };
-    Ok(maker.make(part.range, &blocks, level)?)
+    let memory = shared.sink.staged().map(|_| shared.workshop.take());
+    Ok(maker.make(part.range, blocks, level, memory)?)
 }
 
 /// What is to be put down of a run.
@@ -385,7 +442,11 @@ async fn settle(
         tokio::time::sleep(pause).await;
     }
     if let Ok(outcome) = Arc::try_unwrap(outcome) {
-        lock(&shared.maker).recycle(outcome.made.batch);
+        match shared.sink.staged() {
+            None => lock(&shared.maker).recycle(outcome.made.batch),
+            Some(_) if outcome.made.batch.is_empty() => {}
+            Some(_) => shared.workshop.give_back(outcome.made.batch.into_parts()),
+        }
     }
     Ok(())
 }
@@ -485,6 +546,13 @@ impl Shared {
     /// Deliveries that may be under way now.
     pub fn allowed(&self) -> usize {
         lock(&self.window).allowed()
+    }
+
+    /// Whether nothing more is to be read for now: one of its deliveries waits for a place in the workshop, or
+    /// the next would, and one is `under_way`.
+    pub fn waits(&self, under_way: bool) -> bool {
+        let next_would = under_way && self.sink.staged().is_some() && self.workshop.is_full();
+        self.crowd.0.load(Ordering::Relaxed) > 0 || next_would
     }
 
     /// Notes how many places wait.

@@ -21,6 +21,7 @@ pub mod soon;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod workshop;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -54,6 +55,7 @@ use limits::{Bucket, Window};
 use retry::{Backoff, Chance, Xorshift};
 use soon::Metered;
 pub use stats::{Missed, Stats};
+pub use workshop::Workshop;
 
 /// How a sink is served.
 #[derive(Clone, Debug, Default)]
@@ -122,6 +124,8 @@ pub struct Parts {
     pub abort: CancellationToken,
     /// What it counts.
     pub stats: Arc<Stats>,
+    /// Where its batches become bytes; one for all sinks.
+    pub workshop: Arc<Workshop>,
 }
 
 /// Serves one sink. Made by [`Dispatcher::new`], which attaches it to the ring.
@@ -168,7 +172,7 @@ impl Dispatcher {
     /// # Errors
     /// A wrong filter, or a ring that does not take the sink.
     pub fn new(parts: Parts) -> Result<Dispatcher, DispatchError> {
-        let Parts { sink, options, ring, origin, in_force, rules, phase, abort, stats } = parts;
+        let Parts { sink, options, ring, origin, in_force, rules, phase, abort, stats, workshop } = parts;
         let id = sink.id().clone();
         let filter = Filter::new(&options.filter).map_err(|e| DispatchError::Filter(id.clone(), e))?;
         let cursor = ring.attach(&id, options.start)?;
@@ -200,6 +204,8 @@ impl Dispatcher {
             chance: Mutex::new(chance),
             dead: options.dead_letters.clone().map(|p| Mutex::new(DeadLetters::new(p))),
             retry: options.retry,
+            workshop,
+            crowd: Default::default(),
             metered: urgency.as_ref().map(|_| options.metered.clone()),
             work: TaskTracker::new(),
             stats,
@@ -275,7 +281,7 @@ impl Dispatcher {
             let phase = *self.phase.borrow_and_update();
             let mut pause = None;
             self.look_at_network();
-            while may && flights.len() < self.shared.allowed() {
+            while may && flights.len() < self.shared.allowed() && !self.shared.waits(!flights.is_empty()) {
                 match self.next_job(&now, phase == Phase::Finish).await {
                     Ok(Some(job)) => {
                         let (shared, what) = (Arc::clone(&self.shared), (job.part, job.events));
@@ -328,6 +334,7 @@ impl Dispatcher {
                 changed = in_force.changed() => if changed.is_err() { break },
                 changed = self.phase.changed() => if changed.is_err() { break },
                 changed = state.changed(), if pause.is_none() => if changed.is_err() { break },
+                () = self.shared.crowd.1.notified() => {}
                 () = at(wake) => {}
                 () = at(look) => {}
             }

@@ -20,6 +20,7 @@ use crate::testing::{Answer, Fake, retry};
 
 mod latency;
 mod metered;
+mod staged;
 
 fn in_force(level: TelemetryLevel) -> InForce {
     let level = Ceilings { config: Some(level), ..Ceilings::default() }.in_force();
@@ -33,6 +34,7 @@ struct Bench {
     phase: watch::Sender<Phase>,
     abort: CancellationToken,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    workshop: Arc<Workshop>,
 }
 
 impl Bench {
@@ -47,6 +49,7 @@ impl Bench {
             phase: watch::Sender::new(Phase::Running),
             abort: CancellationToken::new(),
             tasks: Vec::new(),
+            workshop: Arc::new(Workshop::new(1)),
         }
     }
 
@@ -58,9 +61,13 @@ impl Bench {
     }
 
     fn serve(&mut self, sink: &Arc<Fake>, options: SinkOptions) -> Arc<Stats> {
+        self.serve_any(Arc::clone(sink) as Arc<dyn Sink>, options)
+    }
+
+    fn serve_any(&mut self, sink: Arc<dyn Sink>, options: SinkOptions) -> Arc<Stats> {
         let stats = Arc::new(Stats::default());
         let dispatcher = Dispatcher::new(Parts {
-            sink: Arc::clone(sink) as Arc<dyn Sink>,
+            sink,
             options,
             ring: Arc::clone(&self.ring),
             origin: Arc::new(Origin {
@@ -73,6 +80,7 @@ impl Bench {
             phase: self.phase.subscribe(),
             abort: self.abort.clone(),
             stats: Arc::clone(&stats),
+            workshop: Arc::clone(&self.workshop),
         });
         self.tasks.push(tokio::spawn(dispatcher.unwrap().run()));
         stats

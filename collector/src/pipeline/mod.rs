@@ -196,6 +196,7 @@ impl Pipeline {
         });
         let mut stats = BTreeMap::new();
         let mut dispatchers = Vec::new();
+        let workshop = Arc::new(dispatch::Workshop::default());
         let may_hold = |s: &SinkPart| s.options.urgency.clone().filter(|_| s.options.metered.can_be());
         let apart = Apart::new(sinks.iter().filter_map(may_hold));
         let to: Vec<Arc<dyn Sink>> = sinks.iter().map(|s| Arc::clone(&s.sink)).collect();
@@ -212,6 +213,7 @@ impl Pipeline {
                 phase: phase.subscribe(),
                 abort: abort.clone(),
                 stats: counted,
+                workshop: Arc::clone(&workshop),
             })?);
         }
         // the sinks' side of it exists now

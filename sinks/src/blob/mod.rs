@@ -53,7 +53,7 @@ pub use self::holdings::BlobHoldings;
 pub use self::token::{IdentityConfig, IdentityKind};
 use crate::http::{Client, HttpContext};
 use crate::layout::Layout;
-use crate::{BatchLimits, BoxFuture, DeliverError, Delivered, Object, Sink, SinkBatch};
+use crate::{BatchLimits, BoxFuture, DeliverError, Delivered, Object, Ready, Sink, SinkBatch, Staged};
 
 /// Blobs of one batch on their way at a time.
 const PARTS_AT_A_TIME: usize = 4;
@@ -139,15 +139,31 @@ impl Sink for BlobSink {
         })
     }
 
+    fn staged(&self) -> Option<&dyn Staged> {
+        Some(self)
+    }
+
     fn deliver<'a>(&'a self, batch: &'a SinkBatch) -> BoxFuture<'a, Result<Delivered, DeliverError>> {
+        Box::pin(async move { self.send(&self.encode(batch).await?).await })
+    }
+}
+
+impl Staged for BlobSink {
+    fn encode<'a>(&'a self, batch: &'a SinkBatch) -> BoxFuture<'a, Result<Ready, DeliverError>> {
         Box::pin(async move {
             let parts = self.layout.parts(batch).await.map_err(|e| match e.kind() {
                 std::io::ErrorKind::InvalidInput => DeliverError::Split { source: Box::new(e) },
                 _ => DeliverError::Retry { after: None, source: Box::new(e) },
             })?;
+            Ok(Ready::new(batch, parts))
+        })
+    }
+
+    fn send<'a>(&'a self, ready: &'a Ready) -> BoxFuture<'a, Result<Delivered, DeliverError>> {
+        Box::pin(async move {
             self.container().await?;
             let uploads: Vec<BoxFuture<'_, _>> =
-                parts.iter().map(|part| Box::pin(self.upload(batch, part)) as _).collect();
+                ready.parts.iter().map(|part| Box::pin(self.upload(ready, part)) as _).collect();
             let objects: Result<Vec<Object>, DeliverError> =
                 futures_util::stream::iter(uploads).buffered(PARTS_AT_A_TIME).try_collect().await;
             let objects = match objects {

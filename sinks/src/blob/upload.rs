@@ -5,7 +5,7 @@ use super::api::{Properties, Upload, When, Written};
 use crate::format::hex;
 use crate::http::redact;
 use crate::layout::Part;
-use crate::{DeliverError, Object, SinkBatch};
+use crate::{DeliverError, Object, Ready};
 
 const TAG: &str = "x-ms-meta-tidegate_tag";
 const CANONICAL: &str = "x-ms-meta-tidegate_canonical";
@@ -36,8 +36,8 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 
 impl BlobSink {
     /// Writes one blob of a batch.
-    pub(super) async fn upload(&self, batch: &SinkBatch, part: &Part) -> Result<Object, DeliverError> {
-        let origin = batch.origin();
+    pub(super) async fn upload(&self, ready: &Ready, part: &Part) -> Result<Object, DeliverError> {
+        let origin = &ready.origin;
         let metadata = [
             (TAG, part.tag.clone()),
             (CANONICAL, hex(&part.encoded.canonical)),
@@ -46,8 +46,8 @@ impl BlobSink {
             ("x-ms-meta-tidegate_host", origin.host.clone()),
             ("x-ms-meta-tidegate_stream", origin.stream.clone()),
             ("x-ms-meta-tidegate_epoch", format!("{:016x}", origin.epoch)),
-            ("x-ms-meta-tidegate_range", batch.range().to_string()),
-            ("x-ms-meta-tidegate_level", (batch.level() as u8).to_string()),
+            ("x-ms-meta-tidegate_range", ready.range.to_string()),
+            ("x-ms-meta-tidegate_level", (ready.level as u8).to_string()),
         ];
         let upload = Upload {
             name: &part.name,

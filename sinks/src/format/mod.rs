@@ -210,6 +210,8 @@ impl Encoder {
             #[cfg(feature = "parquet")]
             Out::Parquet(rows) => rows.finish()?,
         };
+        // it may wait long for the far side: without the room that a growing vector leaves
+        let bytes = bytes.into_boxed_slice();
         Ok(Encoded {
             sha256: Sha256::digest(&bytes).into(),
             canonical: self.digest.finalize().into(),

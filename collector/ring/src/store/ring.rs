@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Sender, bounded, unbounded};
-use tidegate_proto::ids::{Seq, SeqRange, SinkId};
+use tidegate_proto::ids::{Seq, SinkId};
 use tidegate_proto::level::{LossReason, TelemetryLevel};
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -24,8 +24,9 @@ use crate::disk::{Disk, RealDisk};
 use crate::group::{self, Checked};
 use crate::ledger::{Key, Stop};
 use crate::{
-    Account, AppendError, BoxFuture, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, PurgeRule, Purged,
-    Read, ReadLimit, Ring, RingError, RingOptions, Settlement, StartAt, Status, Ticket, UNSURE, codec,
+    Account, AppendError, BoxFuture, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, Lanes, Part,
+    PurgeRule, Purged, Read, ReadLimit, Ring, RingError, RingOptions, Settlement, StartAt, Status, Ticket,
+    UNSURE, codec,
 };
 
 /// Bytes of a frame beside its blocks and positions, at most, and of each block's row in it.
@@ -485,16 +486,20 @@ impl Ring for SledRing {
         self.shared.lock().ledger.losses
     }
 
-    fn plan(&self, sink: &SinkId, range: SeqRange) -> Result<(), RingError> {
-        self.change(|s| s.ledger.plan(sink, range))
+    fn plan(&self, sink: &SinkId, part: Part) -> Result<(), RingError> {
+        self.change(|s| s.ledger.plan(sink, part))
     }
 
-    fn settle(&self, sink: &SinkId, range: SeqRange, outcome: &Settlement) -> Result<Cursor, RingError> {
-        self.change(|s| s.ledger.settle(sink, range, outcome))
+    fn settle(&self, sink: &SinkId, part: Part, outcome: &Settlement) -> Result<Cursor, RingError> {
+        self.change(|s| s.ledger.settle(sink, part, outcome))
     }
 
-    fn split(&self, sink: &SinkId, range: SeqRange, at: Seq) -> Result<(), RingError> {
-        self.change(|s| s.ledger.split(sink, range, at))
+    fn split(&self, sink: &SinkId, part: Part, at: Seq) -> Result<(), RingError> {
+        self.change(|s| s.ledger.split(sink, part, at))
+    }
+
+    fn divide(&self, sink: &SinkId, part: Part, lanes: Lanes) -> Result<(), RingError> {
+        self.change(|s| s.ledger.divide(sink, part, lanes))
     }
 
     fn source_position(&self, source: &str) -> Option<Vec<u8>> {

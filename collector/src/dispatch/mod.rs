@@ -175,7 +175,8 @@ impl Dispatcher {
     /// # Errors
     /// A wrong filter, or a ring that does not take the sink.
     pub fn new(parts: Parts) -> Result<Dispatcher, DispatchError> {
-        let Parts { sink, options, ring, origin, in_force, rules, sending, phase, abort, stats, workshop } = parts;
+        let Parts { sink, options, ring, origin, in_force, rules, sending, phase, abort, stats, workshop } =
+            parts;
         let id = sink.id().clone();
         let filter = Filter::new(&options.filter).map_err(|e| DispatchError::Filter(id.clone(), e))?;
         let cursor = ring.attach(&id, options.start)?;

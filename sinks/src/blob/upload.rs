@@ -26,12 +26,7 @@ pub(super) enum InTheWay {
 
 impl BlobSink {
     /// Writes one blob of a batch.
-    pub(super) async fn upload(
-        &self,
-        api: &Api,
-        ready: &Ready,
-        part: &Part,
-    ) -> Result<Object, DeliverError> {
+    pub(super) async fn upload(&self, api: &Api, ready: &Ready, part: &Part) -> Result<Object, DeliverError> {
         let origin = &ready.origin;
         let metadata = [
             (TAG, part.tag.clone()),

@@ -259,6 +259,7 @@ pub(crate) fn sink_part(
         events_per_second: section.events_per_second,
         bytes_per_second: section.bytes_per_second,
         dead_letters: Some(dead_letters),
+        paused: section.paused,
         urgency: section.config.urgency(),
         metered: match config.network.metered.clone() {
             MeteredConfig::Always(metered) => Metered::always(metered),

@@ -4,6 +4,7 @@
 pub mod aggregate;
 pub mod api;
 pub mod assemble;
+pub mod attached;
 pub mod audit;
 pub mod cli;
 pub mod clock;

@@ -1,6 +1,6 @@
 //! A changed configuration, taken over by a run: checked as a whole first, then exchanged.
 //!
-//! Levels, catalogues, switches, scrubbing, pseudonyms and sampling change at once. What else
+//! Levels, catalogues, switches, scrubbing, pseudonyms, sampling and pauses of sinks change at once. What else
 //! has changed is named, and counts from the next start.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +28,9 @@ const LIVE: [&str; 8] = [
     "sampling",
     "intake.events_per_second",
 ];
+
+/// The same for a sink, `sinks.NAME.paused`.
+const PAUSED: &str = "paused";
 
 /// What a reload did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -116,15 +119,26 @@ impl Reloader {
         let config = checked.config();
         let is_live = |key: &String| LIVE.contains(&key.as_str());
         let mut changed: Vec<String> = differ(&now.live, &config.raw).into_iter().filter(is_live).collect();
-        let restart = differ(&now.started, &config.raw).into_iter().filter(|k| !is_live(k)).collect();
+        let (started, asked) = (without_pauses(&now.started), without_pauses(&config.raw));
+        let restart = differ(&started, &asked).into_iter().filter(|k| !is_live(k)).collect();
+        let filtered = changed.iter().any(|k| k != "telemetry.level");
+        for sink in &config.sinks {
+            // one that is new begins as it is configured, with the next start
+            if self.handle.is_paused(&sink.name).is_some_and(|paused| paused != sink.paused) {
+                self.handle.pause(&sink.name, sink.paused);
+                info!(sink = %sink.name, paused = sink.paused, %who, "a sink was paused or goes on");
+                changed.push(format!("sinks.{}.{PAUSED}", sink.name));
+            }
+        }
         let texts = digests.iter().filter(|(name, digest)| now.catalogues.get(*name) != Some(digest));
-        changed.extend(texts.map(|(name, _)| name.clone()));
-        if changed.iter().any(|k| k != "telemetry.level") {
+        let texts: Vec<String> = texts.map(|(name, _)| name.clone()).collect();
+        if filtered || !texts.is_empty() {
             let sampling = assemble::sampling(&config.sampling, config.intake);
             let off = config.telemetry.off.clone();
             let filters = Filters::new(checked.rules().clone(), off, sampling);
             self.handle.set_filters(filters.map_err(|e| self.problem(e.to_string()))?);
         }
+        changed.extend(texts);
         let control = self.handle.control();
         let noted = control.note_rules(digests.clone(), &config.telemetry.off, who);
         let level = config.telemetry.level;
@@ -138,6 +152,16 @@ impl Reloader {
         info!(changed = ?reloaded.changed, restart = ?reloaded.restart, "the configuration was read again");
         Ok(reloaded)
     }
+}
+
+/// A configuration without what pauses sinks: it counts at once.
+fn without_pauses(config: &toml::Table) -> toml::Table {
+    let mut config = config.clone();
+    let sinks = config.get_mut("sinks").and_then(toml::Value::as_table_mut).into_iter();
+    for sink in sinks.flat_map(|all| all.iter_mut()).filter_map(|(_, sink)| sink.as_table_mut()) {
+        sink.remove(PAUSED);
+    }
+    config
 }
 
 /// Keys of two levels whose values differ; whole names of sources and sinks.
@@ -175,5 +199,9 @@ mod tests {
         let names: Vec<String> = differ(&a, &b).into_iter().collect();
         assert_eq!(names, ["ring.size", "sampling", "sinks.a", "sinks.b"]);
         assert!(differ(&a, &a).is_empty());
+        // a pause counts at once and needs no start
+        let paused = read("[sinks.a]\ntype = \"x\"\npaused = true");
+        let plain = read("[sinks.a]\ntype = \"x\"");
+        assert_eq!(differ(&without_pauses(&paused), &without_pauses(&plain)), BTreeSet::new());
     }
 }

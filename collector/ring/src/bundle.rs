@@ -158,29 +158,41 @@ pub struct Exported {
     pub blocks: u64,
 }
 
-/// Writes the next run of the ring as a bundle: the oldest run that was exported and not receipted
-/// when `again`, else what follows, up to `limit`. `None` when there is nothing. The run stays
-/// planned for `sink` until [`Receipt::settle`].
+/// Which run of the ring becomes a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// What follows the runs that were exported.
+    Next,
+    /// The oldest that was exported and not receipted, again.
+    Oldest,
+    /// The one that begins at this place, again.
+    At(Seq),
+}
+
+/// Writes a run of the ring as a bundle; what is new goes up to `limit`. `None` when there is no such run.
+/// It stays planned for `sink` until [`Receipt::settle`].
 ///
 /// # Errors
-/// When the ring or `out` fails. The run is planned then and comes with `again`.
+/// When the ring or `out` fails. The run is planned then and comes with [`Which::Oldest`] or [`Which::At`].
 pub fn export(
     ring: &dyn Ring,
     sink: &SinkId,
     origin: (&str, &str),
     limit: ReadLimit,
-    again: bool,
+    which: Which,
     key: &SigningKey,
     out: &mut dyn Write,
 ) -> Result<Option<Exported>, BundleError> {
     let cursor = ring.attach(sink, StartAt::Oldest)?;
-    let run = if again {
-        cursor.planned.first().map(|p| p.range)
-    } else {
-        let parts = cursor.planned.iter().chain(&cursor.passed).map(|p| &p.range);
-        let ends = parts.chain(&cursor.ahead).map(|r| r.last());
-        let after = ends.max().unwrap_or(Seq::ZERO).max(cursor.settled);
-        SeqRange::new(after.next(), ring.read(after, limit)?.end)
+    let run = match which {
+        Which::Oldest => cursor.planned.first().map(|p| p.range),
+        Which::At(first) => cursor.planned.iter().map(|p| p.range).find(|r| r.first() == first),
+        Which::Next => {
+            let parts = cursor.planned.iter().chain(&cursor.passed).map(|p| &p.range);
+            let ends = parts.chain(&cursor.ahead).map(|r| r.last());
+            let after = ends.max().unwrap_or(Seq::ZERO).max(cursor.settled);
+            SeqRange::new(after.next(), ring.read(after, limit)?.end)
+        }
     };
     let Some(run) = run else { return Ok(None) };
     ring.plan(sink, run.into())?;

@@ -301,6 +301,9 @@ pub struct SinkAccount {
     pub rejected: PerLevel,
     /// Lost, by reason.
     pub lost: BTreeMap<LossReason, PerLevel>,
+    /// Of these, events of runs that are planned: the settlement may take them back. Those of a run that
+    /// was split count with both halves.
+    pub lost_in_flight: BTreeMap<LossReason, PerLevel>,
     /// Still waiting: counted from what is in the ring, not from the others.
     pub held: PerLevel,
 }
@@ -483,6 +486,9 @@ pub trait Ring: fmt::Debug + Send + Sync + 'static {
     /// Counts, since the ring was opened, how often events went from it that were not settled. Who
     /// read a run and finds this unchanged after [`plan`](Ring::plan) has read all that the plan covers.
     fn losses(&self) -> u64;
+
+    /// What is missing behind a place, as [`read`](Ring::read) would tell it; nothing is read for it.
+    fn holes(&self, after: Seq) -> Vec<Hole>;
 
     /// Stores the bounds of a run that is about to be sent; durable on return.
     ///

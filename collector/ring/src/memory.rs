@@ -14,7 +14,7 @@ use crate::age::Ages;
 use crate::group::{self, Checked};
 use crate::ledger::{Block, Ledger, Lost, Place, Stop};
 use crate::{
-    Account, AppendError, BoxFuture, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, Lanes, Part,
+    Account, AppendError, BoxFuture, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, Hole, Lanes, Part,
     PerLevel, PurgeRule, Purged, Read, ReadLimit, Ring, RingError, RingOptions, Settlement, StartAt, State,
     Status, StoredBlock, Ticket, bundle, levels, purge, runs,
 };
@@ -267,6 +267,10 @@ impl Ring for MemoryRing {
 
     fn losses(&self) -> u64 {
         self.lock().ledger.losses
+    }
+
+    fn holes(&self, after: Seq) -> Vec<Hole> {
+        self.lock().ledger.holes_behind(after)
     }
 
     fn plan(&self, sink: &SinkId, part: Part) -> Result<(), RingError> {

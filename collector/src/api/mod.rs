@@ -17,6 +17,7 @@ mod pipe;
 pub mod remote;
 pub mod routes;
 mod serve;
+mod sinks;
 #[cfg(test)]
 mod tests;
 #[cfg(unix)]

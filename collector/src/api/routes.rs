@@ -17,7 +17,7 @@ use crate::purge::{Asked, Expr};
 /// Every route; a module with routes of its own adds its list here.
 #[must_use]
 pub fn all() -> Vec<Route> {
-    own().to_vec()
+    own().into_iter().chain(super::sinks::routes()).collect()
 }
 
 /// Most entries of a chain in one answer.
@@ -109,7 +109,7 @@ async fn status(api: Arc<Api>) -> Answer {
             ("version", json!(env!("CARGO_PKG_VERSION"))),
             ("uptime_seconds", json!(handle.uptime().as_secs())),
             ("telemetry", level(&api)),
-            ("ring", views::buffer(&ring, &account)),
+            ("ring", views::buffer(&ring, &account, |name| handle.serves(name))),
             ("pins", views::pins(handle.pins())),
             ("settings", views::settings(handle.settings().as_deref())),
             ("gaps", json!({ "told": handle.gaps().0, "events": handle.gaps().1 })),
@@ -214,7 +214,8 @@ async fn exported(api: Arc<Api>, call: Call) -> Answer {
 }
 
 async fn buffer(api: Arc<Api>) -> Answer {
-    api.ring(|r| Ok(views::buffer(&r.status(), &r.account()))).await
+    let handle = api.handle().clone();
+    api.ring(move |r| Ok(views::buffer(&r.status(), &r.account(), |name| handle.serves(name)))).await
 }
 
 async fn chain(api: Arc<Api>, call: Call, chain: Chain) -> Answer {

@@ -204,6 +204,27 @@ async fn a_purge_while_it_runs_waits_for_what_is_on_the_wire_and_counts_each_eve
     assert_eq!(slow.numbers().len() as u64, sum(&account.sinks[slow.id()].delivered));
 }
 
+#[tokio::test]
+async fn a_sink_that_nothing_serves_is_shown_and_can_be_detached() {
+    let (_running, api, ring) = collector().await;
+    let old = tidegate_proto::ids::SinkId::new("old");
+    ring.attach(&old, tidegate_ring::StartAt::Oldest).unwrap();
+    let admin = caller(Right::Change, false);
+    let (_, buffer) = ask(&api, &admin, "GET", "/v1/buffer", Value::Null).await;
+    assert_eq!(buffer["sinks"]["old"]["configured"], false);
+    assert_eq!(buffer["sinks"]["a"]["configured"], true);
+    for (sink, want) in [("a", 409), ("none", 404), ("old", 200), ("old", 404)] {
+        let (status, answer) = ask(&api, &admin, "POST", "/v1/buffer/detach", json!({ "sink": sink })).await;
+        assert_eq!(status, want, "{sink}: {answer}");
+    }
+    let cursors = ring.status().cursors;
+    assert!(!cursors.contains_key(&old) && cursors.len() == 1);
+    let entries = ring.chain_read(Chain::Audit, 1, 100).unwrap();
+    let by: Vec<Value> = entries.iter().map(|e| serde_json::from_slice(&e.data).unwrap()).collect();
+    let detach: Vec<&Value> = by.iter().filter(|e| e["what"] == "detach").collect();
+    assert_eq!((detach.len(), &detach[0]["who"], &detach[0]["sink"]), (1, &json!("tester"), &json!("old")));
+}
+
 /// Sends bytes to one connection and reads all that comes back.
 async fn raw(api: &Arc<Api>, bytes: &[u8]) -> String {
     let (mut here, there) = tokio::io::duplex(1 << 20);

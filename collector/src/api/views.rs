@@ -37,7 +37,7 @@ pub fn level(level: &LevelInForce, ceilings: &Ceilings) -> Value {
 
 /// Where the ring stands: how full, how old, how far each sink is behind.
 #[must_use]
-pub(super) fn buffer(status: &Status, account: &Account) -> Value {
+pub(super) fn buffer(status: &Status, account: &Account, configured: impl Fn(&str) -> bool) -> Value {
     let sinks = status.cursors.iter().map(|(id, cursor)| {
         let held: u64 = account.sinks.get(id).map_or(0, |s| s.held.iter().sum());
         let planned = cursor.planned.iter().map(|p| [p.range.first().0, p.range.last().0]);
@@ -47,6 +47,7 @@ pub(super) fn buffer(status: &Status, account: &Account) -> Value {
             "held": held,
             "planned": cursor.planned.len(),
             "planned_runs": planned.collect::<Vec<_>>(),
+            "configured": configured(id.as_str()),
         });
         (id.as_str().to_owned(), sink)
     });
@@ -107,7 +108,7 @@ pub(super) fn progress(progress: &Progress, account: &Account) -> Value {
             "delivered": s.delivered, "rejected": s.rejected, "left_out": s.left_out,
             "bytes": s.bytes, "deliveries": s.deliveries, "failures": s.failures, "attempts": s.attempts, "waiting": s.waiting,
             "last_delivery": s.last_delivery_ns.map(format_rfc3339),
-            "holds": s.held,
+            "holds": s.held, "paused": s.paused,
         });
         (name.clone(), sink)
     });

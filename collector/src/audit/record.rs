@@ -130,6 +130,21 @@ pub enum What {
         /// How many.
         entries: u64,
     },
+    /// A sink was taken from the ring; events of its side of the account, per level.
+    Detach {
+        /// Its name.
+        sink: String,
+        /// Everything up to here was settled.
+        settled: u64,
+        /// Delivered.
+        delivered: PerLevel,
+        /// Refused by the far side.
+        rejected: PerLevel,
+        /// Lost, for any reason.
+        lost: PerLevel,
+        /// Held for it then, and not delivered to it.
+        held: PerLevel,
+    },
     /// Someone looked at events.
     Viewer {
         /// `true` when the session began.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tidegate_ring::{RingError, SledRing};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,8 @@ pub(super) struct Ran {
     pub(super) complete: bool,
 }
 
+/// How often it is tried whether a ring can be written again.
+const WRITABLE: Duration = Duration::from_secs(5);
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -63,6 +66,13 @@ pub(super) fn assemble_failure(error: &AssembleError) -> Failure {
         AssembleError::Config(e) => return config_failure(e),
         AssembleError::InUse(_) => {
             (Exit::TempFail, "stop the other tidegate, or give this one a ring of its own")
+        }
+        AssembleError::Ring { source: RingError::Io { source, .. }, .. }
+            if source.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+        {
+            let hint = "it works again when its file system is mounted to be written; buffer status, inspect and verify \
+                        work now, and [ring] path can name a copy elsewhere";
+            (Exit::CantCreate, hint)
         }
         AssembleError::Ring { .. } => {
             (Exit::CantCreate, "check that the folder can be written and its disk has room")
@@ -100,7 +110,10 @@ pub(super) fn small_runtime() -> Result<Runtime, Failure> {
 pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends) -> Result<Ran, Failure> {
     let drain = checked.drain();
     runtime()?.block_on(async {
-        let signals = Signals::new().map_err(broken)?;
+        let mut signals = Signals::new().map_err(broken)?;
+        if matches!(ends, Ends::WhenStopped) && !writable(&checked.config().ring.path, &mut signals).await {
+            return Ok(Ran { exit: Exit::Ok, complete: false });
+        }
         let data_on_stdout = checked.uses_stdout();
         let (sources, sinks) = (checked.sources().len(), checked.sinks().len());
         let (until, serves) = match ends {
@@ -139,6 +152,33 @@ pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends
         let complete = summary.complete() && !cut_short.load(Ordering::Relaxed);
         Ok(Ran { exit: exit(&summary, ends, complete), complete })
     })
+}
+
+/// Waits for a ring whose file system is only read: a daemon that ended over it would be started again and again.
+/// What is held could be delivered, but not noted as delivered. `false`: a signal came first.
+async fn writable(ring: &Path, signals: &mut Signals) -> bool {
+    let mut told = false;
+    while is_read_only(SledRing::writable(ring)) {
+        if !std::mem::replace(&mut told, true) {
+            tracing::error!(
+                ring = %ring.display(),
+                "the ring's file system is read-only: waiting until it can be written, nothing is read or sent \
+                 meanwhile; tidegate buffer status shows what is held"
+            );
+        }
+        tokio::select! {
+            wish = signals.next() => if wish == Wish::End { return false },
+            () = tokio::time::sleep(WRITABLE) => {}
+        }
+    }
+    if told {
+        tracing::info!(ring = %ring.display(), "the ring can be written");
+    }
+    true
+}
+
+fn is_read_only(done: io::Result<()>) -> bool {
+    done.is_err_and(|e| e.kind() == io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// Runs parts that were put together elsewhere until all is delivered, or nothing could be for

@@ -8,7 +8,7 @@ use super::state::{self, Of};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The configuration is checked as a whole first; one with mistakes changes nothing. Levels, catalogues, switches, \
-scrubbing, pseudonyms and sampling count at once; what needs a restart is named. SIGHUP does the same.")]
+scrubbing, pseudonyms, sampling and paused sinks count at once; what needs a restart is named. SIGHUP does the same.")]
 pub(super) struct Args {
     #[command(flatten)]
     of: Of,

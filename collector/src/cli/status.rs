@@ -90,6 +90,12 @@ fn write(out: &mut String, v: &Value) -> std::fmt::Result {
             write!(out, "; last delivery {at}")?;
         }
         writeln!(out)?;
+        if run("paused").and_then(Value::as_bool).unwrap_or_default() {
+            writeln!(out, "  paused: events are kept for it")?;
+        }
+        if v.pointer(&format!("/ring/sinks/{}/configured", escape(name))) == Some(&Value::Bool(false)) {
+            writeln!(out, "  {}", crate::attached::advice(name))?;
+        }
         if let Some(why) = run("holds").and_then(Value::as_str) {
             writeln!(out, "  holds: {why}")?;
         }

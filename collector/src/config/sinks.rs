@@ -26,6 +26,8 @@ pub struct SinkSection {
     pub events_per_second: Option<u64>,
     /// `max_bytes_per_second`, of encoded protobuf before compression. Default: no limit.
     pub bytes_per_second: Option<u64>,
+    /// `paused`: nothing is sent to it, and the ring keeps events for it. Default: `false`.
+    pub paused: bool,
     /// `dead_letters`: the file for events that the far side refuses for good. Default:
     /// `dead/NAME.jsonl` beside the ring's folder.
     pub dead_letters: Option<PathBuf>,
@@ -107,6 +109,7 @@ impl SinkSection {
         let (filter, retry) = (filter(s.table("filter")), retry(s.table("retry")));
         let events_per_second = s.number("max_events_per_second", 1, 1 << 40);
         let bytes_per_second = s.bytes("max_bytes_per_second", 1, 1 << 50);
+        let paused = s.bool("paused").unwrap_or_default();
         let dead_letters = s.file("dead_letters");
         let config = s.rest_as::<SinkConfig>("sink", &name)?;
         Some(SinkSection {
@@ -117,6 +120,7 @@ impl SinkSection {
             retry,
             events_per_second,
             bytes_per_second,
+            paused,
             dead_letters,
             config,
         })

@@ -233,25 +233,26 @@ impl Maker {
     }
 }
 
-/// Reads all of a part.
+/// Reads all of a part, and what is missing from it.
 pub(super) fn fetch_run(
     ring: &dyn Ring,
     part: Part,
     known: &mut SchemaInterner,
-) -> Result<Vec<Ahead>, FetchError> {
+) -> Result<(Vec<Ahead>, Vec<Hole>), FetchError> {
     let Part { range, lanes } = part;
-    let mut blocks = Vec::new();
+    let (mut blocks, mut holes) = (Vec::new(), Vec::new());
     let mut after = Seq(range.first().0 - 1);
     while after < range.last() {
         let limit = ReadLimit { bytes: 1 << 20, events: range.last().0 - after.0 };
         let read = fetch(ring, after, limit, lanes, known)?;
         blocks.extend(read.blocks.into_iter().filter(|a| a.block.range.first() <= range.last()));
+        holes.extend(read.holes.into_iter().filter(|h| h.range.first() <= range.last()));
         if read.end <= after {
             break;
         }
         after = read.end;
     }
-    Ok(blocks)
+    Ok((blocks, holes))
 }
 
 /// How many events of a run the ring holds, per level.

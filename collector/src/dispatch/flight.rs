@@ -161,6 +161,8 @@ pub(super) async fn fly(shared: Arc<Shared>, mut job: Job) -> Landing {
 
 /// Waits until something may leave.
 async fn permitted(shared: &Shared) -> InForce {
+    // whoever pauses it is held by `shared`
+    let _ = shared.stats.watch_paused().wait_for(|paused| !paused).await;
     let mut in_force = shared.in_force.clone();
     let now = in_force.wait_for(|f| f.level.enabled && f.carried_through).await.map(|f| f.clone());
     match now {
@@ -272,7 +274,8 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
         let pass = shared.keeper.pass().await;
         // nothing is purged meanwhile; who waits for a purge here looks again
         let sending = shared.sending.read().await;
-        let stricter = shared.in_force.borrow().level != in_force.level;
+        let stricter =
+            shared.in_force.borrow().level != in_force.level || *shared.stats.watch_paused().borrow();
         if stricter || shared.state.borrow().purges != under.purges {
             // things changed while it waited
             continue;
@@ -410,7 +413,11 @@ fn make(
     let mut maker = lock(&shared.maker);
     let blocks = match blocks {
         Some(blocks) => blocks,
-        None => fetch_run(&*shared.ring, part, &mut maker.known)?,
+        None => {
+            let (blocks, holes) = fetch_run(&*shared.ring, part, &mut maker.known)?;
+            holes.iter().for_each(|h| shared.stats.missed(h));
+            blocks
+        }
     };
     let memory = shared.sink.staged().map(|_| shared.workshop.take());
     Ok(maker.make(part.range, blocks, level, memory)?)
@@ -527,7 +534,7 @@ fn settle_what_is_left(
     let range = part.range;
     debug!(sink = %shared.id, %range, why, "counting again what the ring holds of a run");
     let mut known = SchemaInterner::new();
-    let blocks = fetch_run(&*shared.ring, part, &mut known)?;
+    let (blocks, _) = fetch_run(&*shared.ring, part, &mut known)?;
     let mut room = present(range, &blocks, &mut known)?;
     let mut fit = |levels: &mut PerLevel| {
         for (n, room) in levels.iter_mut().zip(&mut room) {

@@ -78,6 +78,8 @@ pub struct SinkOptions {
     pub urgency: Option<Urgency>,
     /// Whether the network is metered.
     pub metered: Metered,
+    /// Nothing is sent to it until it is told to go on; it keeps its place in the ring.
+    pub paused: bool,
     /// Where chance begins; `None`: anywhere.
     pub seed: Option<u64>,
 }
@@ -180,6 +182,7 @@ impl Dispatcher {
         let id = sink.id().clone();
         let filter = Filter::new(&options.filter).map_err(|e| DispatchError::Filter(id.clone(), e))?;
         let cursor = ring.attach(&id, options.start)?;
+        stats.pause(options.paused);
         let limits = sink.limits();
         let seed = options.seed.unwrap_or_else(|| {
             use std::hash::{BuildHasher, RandomState};
@@ -277,13 +280,19 @@ impl Dispatcher {
         let asked = tokio::spawn(ask(Arc::clone(&self.shared)));
         let mut state = self.shared.ring.watch();
         let mut in_force = self.shared.in_force.clone();
+        let mut paused = self.shared.stats.watch_paused();
         'serve: loop {
             let now = state.borrow_and_update().clone();
-            let may = {
+            let rests = *paused.borrow_and_update();
+            let may = !rests && {
                 let f = in_force.borrow_and_update();
                 f.level.enabled && f.carried_through
             };
             let phase = *self.phase.borrow_and_update();
+            if rests && phase == Phase::Finish {
+                // what was under way stays planned
+                break;
+            }
             let mut pause = None;
             self.look_at_network();
             while may && flights.len() < self.shared.allowed() && !self.shared.waits(!flights.is_empty()) {
@@ -337,6 +346,7 @@ impl Dispatcher {
                     }
                 }
                 changed = in_force.changed() => if changed.is_err() { break },
+                changed = paused.changed() => if changed.is_err() { break },
                 changed = self.phase.changed() => if changed.is_err() { break },
                 changed = state.changed(), if pause.is_none() => if changed.is_err() { break },
                 () = self.shared.crowd.1.notified() => {}

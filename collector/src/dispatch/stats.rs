@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use tidegate_proto::ids::Seq;
 use tidegate_proto::level::LossReason;
 use tidegate_ring::Hole;
+use tokio::sync::watch;
 
 use crate::pipeline::SinkProgress;
 
@@ -22,13 +23,12 @@ pub struct Stats {
     attempts: Mutex<BTreeMap<&'static str, u64>>,
     held: Mutex<Option<String>>,
     missed: Mutex<BTreeMap<LossReason, Missed>>,
+    paused: watch::Sender<bool>,
 }
 
-/// Events that went from the ring before the sink had them.
+/// Where the sink met places whose events had gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missed {
-    /// How many.
-    pub events: u64,
     /// The lowest of their places.
     pub first: Seq,
     /// The highest.
@@ -60,15 +60,30 @@ impl Stats {
     }
 
     pub(super) fn missed(&self, hole: &Hole) {
-        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
         let (first, last) = (hole.range.first(), hole.range.last());
-        let all = missed.entry(hole.reason).or_insert(Missed { events: 0, first, last });
-        all.events += hole.events;
-        all.first = all.first.min(first);
-        all.last = all.last.max(last);
+        self.note_missed(hole.reason, &Missed { first, last });
     }
 
-    /// What was missed since the last call, by reason.
+    /// Notes places whose events had gone.
+    pub fn note_missed(&self, reason: LossReason, places: &Missed) {
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = missed.entry(reason).or_insert(*places);
+        all.first = all.first.min(places.first);
+        all.last = all.last.max(places.last);
+    }
+
+    /// Pauses the sink or lets it go on.
+    pub fn pause(&self, paused: bool) {
+        self.paused.send_if_modified(|p| std::mem::replace(p, paused) != paused);
+    }
+
+    /// Whether it is paused, as it changes.
+    #[must_use]
+    pub fn watch_paused(&self) -> watch::Receiver<bool> {
+        self.paused.subscribe()
+    }
+
+    /// Where such places were met since the last call, by reason.
     #[must_use]
     pub fn take_missed(&self) -> BTreeMap<LossReason, Missed> {
         std::mem::take(&mut *self.missed.lock().unwrap_or_else(PoisonError::into_inner))
@@ -88,6 +103,7 @@ impl Stats {
             attempts: self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             waiting: get(&self.waiting),
             last_delivery_ns: Some(self.last_ns.load(Ordering::Relaxed)).filter(|n| *n != 0),
+            paused: *self.paused.borrow(),
             held: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

@@ -77,6 +77,9 @@ impl Ring for Flaky {
     fn losses(&self) -> u64 {
         self.inner.losses()
     }
+    fn holes(&self, after: Seq) -> Vec<tidegate_ring::Hole> {
+        self.inner.holes(after)
+    }
     fn plan(&self, sink: &SinkId, part: Part) -> Result<(), RingError> {
         self.inner.plan(sink, part)
     }

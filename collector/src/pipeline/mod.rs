@@ -3,6 +3,7 @@
 //! A run ends along the path: sources stop, the intake takes what they handed over, the ring
 //! makes it durable, the sinks go on for a while, and what is left stays on disk.
 
+mod gaps;
 mod pins;
 mod running;
 mod sources;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::aggregate::{AggregateOptions, Aggregates};
+use crate::attached;
 use crate::clock::now_ns;
 use crate::config::IntakeConfig;
 use crate::control::{Control, Who};
@@ -217,6 +219,9 @@ impl Pipeline {
                 workshop: Arc::clone(&workshop),
             })?);
         }
+        for sink in attached::not_served(&ring.status(), |name| stats.contains_key(name)) {
+            warn!("{}", attached::advice(&sink));
+        }
         // the sinks' side of it exists now
         let before = ring.account();
 
@@ -224,6 +229,7 @@ impl Pipeline {
         let counters = Arc::new(Counters::default());
         let outlets: Vec<_> = sources.iter().map(|s| way_in.outlet(&s.info().name)).collect();
         let own = options.own_events.map(|every| (way_in.outlet(OWN_SOURCE), every));
+        let gaps = gaps::Gaps::new(&*ring, &way_in, to.iter().map(|s| s.id()));
         for sink in &to {
             sink.hold_tenants(document.as_ref().map_or(&[], |d| d.tenants_off()));
         }
@@ -280,6 +286,7 @@ impl Pipeline {
             intake: Box::pin(task),
             dispatchers,
             own,
+            gaps,
             policy,
             remote: following,
             until: options.until,

@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tidegate_proto::batch::Batch;
 use tidegate_proto::level::DropReason;
-use tidegate_proto::own::{Gap, push_gap};
 use tidegate_ring::{Account, Ring, RingError};
 use tidegate_sinks::Sink;
 use tidegate_sinks::http::pins::PinMonitor;
@@ -19,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::gaps::Gaps;
 use super::pins;
 use super::sources::{Fresh, Sources};
 use super::summary::since;
@@ -83,6 +83,7 @@ pub(super) struct Tasks {
     pub intake: BoxFuture<'static, Result<(), IntakeError>>,
     pub dispatchers: Vec<Dispatcher>,
     pub own: Option<(Outlet, Duration)>,
+    pub gaps: Gaps,
     pub policy: Option<PolicyFile>,
     pub remote: Option<Following>,
     pub until: Until,
@@ -176,6 +177,23 @@ impl Handle {
     /// Notes something that an operator must look at; it stands until the end of the run.
     pub fn alarm(&self, text: String) {
         self.0.alarm(text);
+    }
+
+    /// Whether a sink of this name is served.
+    #[must_use]
+    pub fn serves(&self, sink: &str) -> bool {
+        self.0.stats.contains_key(sink)
+    }
+
+    /// Pauses a sink or lets it go on, until the next start; `false` when none of this name is served.
+    pub fn pause(&self, sink: &str, paused: bool) -> bool {
+        self.0.stats.get(sink).inspect(|s| s.pause(paused)).is_some()
+    }
+
+    /// Whether a sink is paused; `None` when none of this name is served.
+    #[must_use]
+    pub fn is_paused(&self, sink: &str) -> Option<bool> {
+        self.0.stats.get(sink).map(|s| *s.watch_paused().borrow())
     }
 
     /// The ring.
@@ -383,7 +401,7 @@ async fn follow_settings(shared: Arc<Shared>, following: Following) {
 
 /// Leads a run from its beginning to its end.
 async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError> {
-    let Tasks { sources, intake, dispatchers, own, policy, remote, until: end } = tasks;
+    let Tasks { sources, intake, dispatchers, own, gaps, policy, remote, until: end } = tasks;
     let mut deadline = shared.deadline.subscribe();
     let watcher = policy.map(|policy| {
         let (control, stop) = (Arc::clone(&shared.control), shared.abort.child_token());
@@ -402,7 +420,7 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
     let mut intake = tokio::spawn(intake);
     let keep_open = end == Until::Stopped;
     let own_stop = CancellationToken::new();
-    let own = tokio::spawn(tell_about_itself(Arc::clone(&shared), own, own_stop.clone()));
+    let own = tokio::spawn(tell_about_itself(Arc::clone(&shared), own, gaps, own_stop.clone()));
 
     // 1. sources
     let mut in_force = shared.control.watch();
@@ -488,7 +506,7 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&dyn Ring) -> T + Send + 'static,
 ) -> Result<T, RunError> {
@@ -536,25 +554,6 @@ async fn save_aggregates(shared: &Arc<Shared>) -> Vec<Hour> {
     }
 }
 
-/// What went from the ring before a sink had it, as gap events for the far side.
-fn gaps(shared: &Shared) -> Batch {
-    let mut batch = Batch::new();
-    for (name, stats) in &shared.stats {
-        for (reason, missed) in stats.take_missed() {
-            let gap = Gap {
-                origin: format!("ring, sink {name}"),
-                reason: reason.as_str().to_owned(),
-                events: Some(missed.events),
-                detail: format!("between places {} and {}", missed.first, missed.last),
-                offset: None,
-                time_ns: now_ns(),
-            };
-            push_gap(&mut batch, &gap);
-        }
-    }
-    batch
-}
-
 /// How many critical alerts hours had on this hardware.
 async fn quality(hours: Vec<Hour>) -> Batch {
     let configuration = tokio::task::spawn_blocking(tidegate_sources::census::configuration).await;
@@ -566,8 +565,14 @@ async fn quality(hours: Vec<Hour>) -> Batch {
     batch
 }
 
-/// Checks the account while it runs, and sends the collector's own events where they are wanted.
-async fn tell_about_itself(shared: Arc<Shared>, own: Option<(Outlet, Duration)>, stop: CancellationToken) {
+/// Checks the account while it runs, tells what went from the ring, and sends the collector's events about itself
+/// where they are wanted.
+async fn tell_about_itself(
+    shared: Arc<Shared>,
+    own: Option<(Outlet, Duration)>,
+    mut gaps: Gaps,
+    stop: CancellationToken,
+) {
     let mut in_force = shared.control.watch();
     let mut level = in_force.borrow_and_update().level.clone();
     let (outlet, every) = match own {
@@ -583,6 +588,8 @@ async fn tell_about_itself(shared: Arc<Shared>, own: Option<(Outlet, Duration)>,
         // an intake that is gone is the end of the run, which others notice
         let _ = outlet.send(settings("start", &level, None), Vec::new()).await;
     }
+    // what the last run did not come to tell
+    gaps.tell(&shared).await;
     let mut check = tokio::time::interval_at(Instant::now() + CHECK_EVERY, CHECK_EVERY);
     let mut told = Instant::now();
     // from here the sinks' side of the hourly counts begins
@@ -593,7 +600,11 @@ async fn tell_about_itself(shared: Arc<Shared>, own: Option<(Outlet, Duration)>,
         let health_at = told + next;
         tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => {
+                // the sinks are still served; what goes from now on is told by the next run
+                gaps.tell(&shared).await;
+                return;
+            }
             _ = check.tick() => {
                 let account = blocking(&shared, |ring| ring.account()).await;
                 if let Some(why) = account.ok().and_then(|a| a.check().err()) {
@@ -607,12 +618,7 @@ async fn tell_about_itself(shared: Arc<Shared>, own: Option<(Outlet, Duration)>,
                         let _ = outlet.send(quality(ended).await, Vec::new()).await;
                     }
                 }
-                if let Some(outlet) = &outlet {
-                    let gaps = gaps(&shared);
-                    if !gaps.is_empty() {
-                        let _ = outlet.send(gaps, Vec::new()).await;
-                    }
-                }
+                gaps.tell(&shared).await;
             }
             changed = in_force.changed() => {
                 if changed.is_err() {

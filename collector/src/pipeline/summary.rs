@@ -49,6 +49,8 @@ pub struct SinkProgress {
     pub waiting: u64,
     /// When the last delivery succeeded, nanoseconds since 1970.
     pub last_delivery_ns: Option<i64>,
+    /// Whether it is paused.
+    pub paused: bool,
     /// Why it holds, if it does.
     pub held: Option<String>,
 }

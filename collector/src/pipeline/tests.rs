@@ -13,7 +13,9 @@ use super::*;
 use crate::control::Who;
 use crate::testing::{Answer, Counting, Fake, retry, rules};
 
+mod gaps;
 mod latency;
+mod pause;
 
 fn parts(ring: &Arc<dyn Ring>, source: Counting, sinks: &[&Arc<Fake>]) -> Parts {
     let sinks = sinks.iter().map(|s| SinkPart {
@@ -27,6 +29,11 @@ fn parts(ring: &Arc<dyn Ring>, source: Counting, sinks: &[&Arc<Fake>]) -> Parts 
         sinks: sinks.collect(),
         options: PipelineOptions { until: Until::Delivered, ..PipelineOptions::default() },
     }
+}
+
+/// Events delivered, but for the collector's own.
+fn numbers(sink: &Fake) -> usize {
+    sink.numbers().iter().filter(|n| **n != u64::MAX).count()
 }
 
 fn ring() -> Arc<dyn Ring> {
@@ -124,6 +131,9 @@ impl Ring for NeverClosed {
     fn losses(&self) -> u64 {
         self.0.losses()
     }
+    fn holes(&self, after: Seq) -> Vec<tidegate_ring::Hole> {
+        self.0.holes(after)
+    }
     fn plan(&self, sink: &SinkId, part: Part) -> Result<(), RingError> {
         self.0.plan(sink, part)
     }
@@ -202,8 +212,8 @@ async fn lowering_the_level_purges_before_anything_more_is_sent() {
     let last: serde_json::Value = serde_json::from_slice(&audit.last().unwrap().data).unwrap();
     assert_eq!((last["who"].as_str(), last["to"]["level"].as_u64()), (Some("test"), Some(1)));
     let summary = running.wait().await.unwrap();
-    assert_eq!(sink.seen.lock().unwrap().levels, [Some(1)].into());
-    assert_eq!(sink.numbers().len(), 1000);
+    assert!(!sink.seen.lock().unwrap().levels.contains(&Some(2)));
+    assert_eq!(numbers(&sink), 1000);
     let account = &summary.run.sinks.values().next().unwrap();
     assert!(account.lost[&LossReason::Purged][2] > 0, "{summary}");
     assert!(summary.run.dropped[&DropReason::Level] > 0);
@@ -315,8 +325,8 @@ async fn nothing_above_a_lowered_level_is_left_in_the_files_of_the_ring() {
     let mut p = parts(&ring, Counting::new(0, 0), &[&back]);
     p.options.level = Some(TelemetryLevel::Full);
     Pipeline::start(p).await.unwrap().wait().await.unwrap();
-    assert_eq!(back.seen.lock().unwrap().levels, [Some(1)].into());
-    assert_eq!(back.numbers().len(), 1000);
+    assert!(back.seen.lock().unwrap().levels.iter().all(|l| *l <= Some(1)));
+    assert_eq!(numbers(&back), 1000);
 }
 
 #[tokio::test(start_paused = true)]
@@ -337,7 +347,7 @@ async fn a_level_lowered_while_nothing_ran_is_carried_through_at_the_start() {
     let lost = ring.account().sinks.values().next().unwrap().lost.clone();
     assert_eq!(lost[&LossReason::Purged], [0, 0, 0, 500], "before anything is sent");
     running.wait().await.unwrap();
-    assert_eq!(back.numbers().len(), 500);
+    assert_eq!(numbers(&back), 500);
 }
 
 #[tokio::test(start_paused = true)]

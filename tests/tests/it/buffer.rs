@@ -113,6 +113,9 @@ fn events_cross_an_air_gap_under_their_own_names_and_receipts_settle_them() {
     // the stick was lost: the same run again
     std::fs::remove_file(&bundle).unwrap();
     assert_eq!(export(&["--again"]).code(0).json(), made);
+    assert_eq!(export(&["--again", "--first", "1"]).code(0).json(), made);
+    export(&["--again", "--first", "2"]).code(64).says("begin at 1");
+    export(&["--first", "1"]).code(64);
     let waits = buffer(&edge, &["status", "--json"]).code(0).json();
     assert_eq!(sum(&waits["sinks"]["bundle"]["held"]), stored);
     assert_eq!(waits["sinks"]["bundle"]["planned"].as_array().unwrap().len(), 1);
@@ -152,6 +155,16 @@ fn events_cross_an_air_gap_under_their_own_names_and_receipts_settle_them() {
     assert!(receipts[0]["receipt"]["objects"].as_array().unwrap().len() > 3);
     let audit = finish(program().args(["audit", "list", "-c"]).arg(&edge)).code(0).stdout;
     assert!(audit.contains("export"), "{audit}");
+
+    // the export will not go on: the ring keeps nothing for it any more
+    let told = buffer(&edge, &["status"]).code(0).stdout;
+    assert!(told.contains("tidegate buffer detach bundle"), "{told}");
+    buffer(&edge, &["detach", "nobody"]).code(64).says("no sink");
+    assert_eq!(buffer(&edge, &["detach", "bundle", "--json"]).code(0).json()["held"].as_u64(), Some(0));
+    let gone = buffer(&edge, &["status", "--json"]).code(0).json();
+    assert_eq!(gone["sinks"].as_object().unwrap().len(), 0);
+    assert_eq!(gone["account"]["problem"], Value::Null);
+    buffer(&hub, &["detach", "out"]).code(64).says("is configured");
 
     // a receipt of another host's ring
     let other = configuration(&dir.path().join("other"), "edge-8", "");

@@ -15,21 +15,35 @@ fn ring() -> MemoryRing {
     ring
 }
 
-fn exported(ring: &MemoryRing, key: &SigningKey, again: bool) -> Option<(Exported, Vec<u8>)> {
+fn exported(ring: &MemoryRing, key: &SigningKey, which: Which) -> Option<(Exported, Vec<u8>)> {
     let mut out = Vec::new();
     let sink = SinkId::new("bundle");
-    let done = export(ring, &sink, ("edge-7", "events"), ALL_OF_IT, again, key, &mut out).expect("exported");
+    let done = export(ring, &sink, ("edge-7", "events"), ALL_OF_IT, which, key, &mut out).expect("exported");
     done.map(|e| (e, out))
+}
+
+#[test]
+fn a_later_bundle_that_was_lost_is_made_again() {
+    let (ring, key) = (MemoryRing::new(options()), key());
+    let export = |which| exported(&ring, &key, which).map(|(done, _)| done);
+    append(&ring, vec![block(&[2, 2], 1)]);
+    let first = export(Which::Next).expect("events");
+    append(&ring, vec![block(&[2], 2)]);
+    let second = export(Which::Next).expect("events");
+    assert_eq!(export(Which::Oldest), Some(first));
+    assert_eq!(export(Which::At(Seq(3))), Some(second));
+    assert_eq!(export(Which::At(Seq(1))), Some(first));
+    assert_eq!(export(Which::At(Seq(2))), None, "no run begins there");
 }
 
 #[test]
 fn events_travel_with_their_places_and_the_receipt_settles_them() {
     let (ring, edge, hub) = (ring(), key(), key());
     let sink = SinkId::new("bundle");
-    let (done, bytes) = exported(&ring, &edge, false).expect("events");
+    let (done, bytes) = exported(&ring, &edge, Which::Next).expect("events");
     assert_eq!((done.range.len(), done.events, done.blocks), (4, 3, 2));
-    assert_eq!(exported(&ring, &edge, false), None, "nothing follows");
-    assert_eq!(exported(&ring, &edge, true).expect("again").0, done, "the same bounds");
+    assert_eq!(exported(&ring, &edge, Which::Next), None, "nothing follows");
+    assert_eq!(exported(&ring, &edge, Which::Oldest).expect("again").0, done, "the same bounds");
     let mut bundle = Bundle::open(&bytes[..], &[hub.public(), edge.public()]).expect("sound");
     let origin = BundleOrigin { host: "edge-7".into(), stream: "events".into(), epoch: ring.status().epoch };
     assert_eq!((bundle.origin(), bundle.range()), (&origin, done.range));
@@ -61,7 +75,7 @@ fn events_travel_with_their_places_and_the_receipt_settles_them() {
 #[test]
 fn a_changed_or_cut_bundle_is_refused_wherever_it_was_touched() {
     let edge = key();
-    let (_, bytes) = exported(&ring(), &edge, false).expect("events");
+    let (_, bytes) = exported(&ring(), &edge, Which::Next).expect("events");
     let read = |bytes: &[u8]| -> Result<(), BundleError> {
         let mut bundle = Bundle::open(bytes, &[edge.public()])?;
         while bundle.next_block()?.is_some() {}
@@ -100,7 +114,7 @@ fn the_ring_of_a_bundle_has_the_places_of_the_first_one() {
     ring.plan(&SinkId::new("other"), first.into()).expect("planned");
     let one = Settlement { delivered: [0, 0, 1, 0], ..Settlement::default() };
     ring.settle(&SinkId::new("other"), first.into(), &one).expect("settled");
-    let (done, bytes) = exported(&ring, &edge, false).expect("events");
+    let (done, bytes) = exported(&ring, &edge, Which::Next).expect("events");
     assert_eq!(done.range, SeqRange::new(Seq(2), Seq(4)).expect("a range"));
     let carried = Bundle::open(&bytes[..], &[edge.public()]).expect("sound").into_ring().expect("a ring");
     assert_eq!(carried.status().epoch, ring.status().epoch);

@@ -469,6 +469,12 @@ impl Ledger {
         (blocks, self.holes.within((after + 1, end)), Seq(end))
     }
 
+    /// See [`Ring::holes`](crate::Ring::holes).
+    pub fn holes_behind(&self, after: Seq) -> Vec<Hole> {
+        let after = after.0.max(self.trimmed);
+        if after >= self.durable { Vec::new() } else { self.holes.within((after + 1, self.durable)) }
+    }
+
     /// Appends to a chain.
     pub fn chain_append(&mut self, chain: Chain, data: &[u8]) -> Result<ChainEntry, Stop> {
         if data.len() > MAX_VALUE {
@@ -508,6 +514,7 @@ impl Ledger {
                 delivered: sink.delivered,
                 rejected: sink.rejected,
                 lost: sink.lost.clone(),
+                lost_in_flight: sink.lost_in_flight(),
                 held: self.held(sink)?,
             };
             sinks.insert(id.clone(), account);

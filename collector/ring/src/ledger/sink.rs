@@ -100,6 +100,15 @@ impl SinkState {
         self.passed.retain(|_, runs| !runs.is_empty());
     }
 
+    /// Events of planned runs that went since, counted as lost.
+    pub fn lost_in_flight(&self) -> BTreeMap<LossReason, PerLevel> {
+        let mut sum = BTreeMap::<LossReason, PerLevel>::new();
+        for (reason, levels) in self.plans.values().flat_map(|p| &p.lost) {
+            add(sum.entry(*reason).or_default(), levels);
+        }
+        sum
+    }
+
     /// Settled, lost and so on, without what is held.
     pub fn accounted(&self) -> PerLevel {
         let mut sum = self.delivered;

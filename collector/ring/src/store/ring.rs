@@ -24,7 +24,7 @@ use crate::disk::{Disk, RealDisk};
 use crate::group::{self, Checked};
 use crate::ledger::{Key, Stop};
 use crate::{
-    Account, AppendError, BoxFuture, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, Lanes, Part,
+    Account, AppendError, BoxFuture, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, Hole, Lanes, Part,
     PurgeRule, Purged, Read, ReadLimit, Ring, RingError, RingOptions, Settlement, StartAt, Status, Ticket,
     UNSURE, codec,
 };
@@ -484,6 +484,10 @@ impl Ring for SledRing {
 
     fn losses(&self) -> u64 {
         self.shared.lock().ledger.losses
+    }
+
+    fn holes(&self, after: Seq) -> Vec<Hole> {
+        self.shared.lock().ledger.holes_behind(after)
     }
 
     fn plan(&self, sink: &SinkId, part: Part) -> Result<(), RingError> {

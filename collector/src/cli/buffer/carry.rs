@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
-use tidegate_proto::ids::SinkId;
-use tidegate_ring::bundle::{self, BundleError, Exported, Receipt, SigningKey};
+use tidegate_proto::ids::{Seq, SinkId};
+use tidegate_ring::bundle::{self, BundleError, Exported, Receipt, SigningKey, Which};
 use tidegate_ring::{ReadLimit, Ring, RingError};
 use tidegate_sinks::secret::SecretRef;
 
@@ -27,7 +27,7 @@ const SINK: &str = "bundle";
 #[command(after_help = "\
 A bundle holds the next run of events, signed, and keeps names and places: whoever imports it delivers the events as \
 this host would have. The events stay in the ring until a receipt settles them; a bundle that was lost on the way is \
-written again with --again. The first export begins with the oldest event, and from then on the ring keeps events for \
+written again with --again, the oldest first, or the one that --first names. The first export begins with the oldest event, and from then on the ring keeps events for \
 it as for any sink. Exit code 0 also when nothing is left to export.")]
 pub(super) struct Export {
     /// File of the bundle, or a folder that it gets a name in.
@@ -42,6 +42,9 @@ pub(super) struct Export {
     /// Write the oldest run again that no receipt has settled.
     #[arg(long)]
     again: bool,
+    /// Write the run again that begins at this place, where a later bundle was lost.
+    #[arg(long, value_name = "SEQ", requires = "again")]
+    first: Option<u64>,
     /// Bytes of uncompressed events in a bundle; at least one block is taken.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
     max_bytes: u64,
@@ -113,6 +116,9 @@ pub(super) fn export(args: &Export) -> Done {
     let Some(done) = done else {
         // an empty part is all there is of it
         let _ = fs::remove_file(&part);
+        if let Some(first) = args.first {
+            return Err(no_such_run(&*ring, &SinkId::new(&args.sink), first));
+        }
         let text = if args.again { "no bundle waits for a receipt" } else { "nothing is left to export" };
         state::print(&args.of, &json!({ "bundle": null }), text)?;
         ring.close().map_err(|e| state::ring_failed(&e))?;
@@ -147,6 +153,16 @@ pub(super) fn export(args: &Export) -> Done {
     Ok(Exit::Ok)
 }
 
+fn no_such_run(ring: &dyn Ring, sink: &SinkId, first: u64) -> Failure {
+    let cursor = ring.status().cursors.remove(sink).unwrap_or_default();
+    let begins: Vec<String> = cursor.planned.iter().take(20).map(|r| r.range.first().0.to_string()).collect();
+    let hint = match begins.is_empty() {
+        true => "no bundle waits for a receipt".to_owned(),
+        false => format!("those that wait for a receipt begin at {}", begins.join(", ")),
+    };
+    Failure::new(Exit::Usage, format!("no exported run begins at place {first}")).hint(hint)
+}
+
 const AGAIN: &str = "the run waits for a receipt; export --again writes it again";
 
 fn beside(path: &Path) -> PathBuf {
@@ -175,7 +191,12 @@ fn write(
     let origin = (config.host.name.as_str(), config.host.stream.as_str());
     let limit = ReadLimit { bytes: args.max_bytes, events: args.max_events };
     let sink = SinkId::new(&args.sink);
-    let done = bundle::export(ring, &sink, origin, limit, args.again, key, &mut out)
+    let which = match (args.again, args.first) {
+        (false, _) => Which::Next,
+        (true, None) => Which::Oldest,
+        (true, Some(first)) => Which::At(Seq(first)),
+    };
+    let done = bundle::export(ring, &sink, origin, limit, which, key, &mut out)
         .map_err(|e| failed(part, &e).hint(AGAIN))?;
     let synced = out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|f| f.sync_all());
     synced.map_err(|e| failed(part, &BundleError::Io(e)).hint(AGAIN))?;

@@ -1,6 +1,7 @@
 //! `buffer`: the ring of a collector that does not run: looked at, mended, carried, emptied.
 
 mod carry;
+mod detach;
 mod drain;
 mod events;
 mod health;
@@ -21,8 +22,8 @@ use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The ring belongs to the collector while it runs: stop it first. status, inspect and verify change no file; what a \
-crash left is put right only when the ring is opened to be used.
+The ring belongs to the collector while it runs: stop it first. status, inspect and verify change no file, and work on \
+a file system that is only read; what a crash left is put right only when the ring is opened to be used.
 
 An air-gapped host and one with a network, once each has a key (tidegate buffer key FILE) and the other's public part:
   first:   tidegate buffer export --to /media/usb --key file:/etc/tidegate/edge.key
@@ -56,6 +57,8 @@ enum Command {
     Drain(drain::Args),
     /// Remove events by rule, so that no file of the ring holds them any more.
     Purge(purge::Args),
+    /// Forget a sink that is not configured any more; also while the collector runs.
+    Detach(detach::Args),
     /// Make a key to sign bundles or receipts with, or show the public part of one that is there.
     Key(keys::Args),
 }
@@ -75,6 +78,7 @@ pub(super) fn run(args: &Args, logs: &super::logs::Options) -> Done {
         Command::Settle(args) => carry::settle(args),
         Command::Drain(_) => Ok(Exit::Ok),
         Command::Purge(args) => purge::run(args),
+        Command::Detach(args) => detach::run(args),
         Command::Key(args) => keys::run(args),
     }
 }

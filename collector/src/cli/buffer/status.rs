@@ -10,6 +10,7 @@ use super::super::exit::{Done, Exit, Failure};
 use super::super::out::{bytes, count, percent, span};
 use super::super::state::{self, Of};
 use super::{by_level, look, sum, time};
+use crate::attached;
 use crate::clock::now_ns;
 
 pub(super) fn run(of: &Of) -> Done {
@@ -23,6 +24,8 @@ pub(super) fn run(of: &Of) -> Done {
         let own = account.sinks.get(id).cloned().unwrap_or_default();
         sinks.push((id.to_string(), cursor, own, waits));
     }
+    let paused = |name: &str| config.sinks.iter().any(|s| s.name == name && s.paused);
+    let not_served = attached::not_served(&status, |name| config.sinks.iter().any(|s| s.name == name));
     let value = json!({
         "ring": config.ring.path.display().to_string(),
         "epoch": format!("{:016x}", status.epoch),
@@ -34,9 +37,18 @@ pub(super) fn run(of: &Of) -> Done {
         "account": account_json(&account),
         "sinks": sinks.iter().map(|(name, cursor, own, waits)| (name.clone(), sink_json(cursor, own, *waits)))
             .collect::<Map<String, Value>>(),
+        "paused": sinks.iter().map(|s| &s.0).filter(|name| paused(name)).collect::<Vec<_>>(),
+        "not_configured": not_served,
         "quarantined": status.quarantined,
     });
-    state::print(of, &value, text(&status, &account, &sinks, now).trim_end())?;
+    let mut shown = text(&status, &account, &sinks, now);
+    for (name, ..) in sinks.iter().filter(|s| paused(&s.0)) {
+        let _ = writeln!(shown, "sink {name} is paused by the configuration: events are kept for it");
+    }
+    for name in &not_served {
+        let _ = writeln!(shown, "{}", attached::advice(name));
+    }
+    state::print(of, &value, shown.trim_end())?;
     Ok(Exit::Ok)
 }
 

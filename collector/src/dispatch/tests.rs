@@ -453,7 +453,7 @@ async fn events_evicted_before_they_were_planned_count_once() {
     assert_eq!(account.delivered[2] + account.lost[&LossReason::Evicted][2], 800);
     assert_eq!(places(&sink).len() as u64, account.delivered[2], "what was sent does not count as evicted");
     let missed = stats.take_missed()[&LossReason::Evicted];
-    assert!(missed.first <= missed.last && missed.last <= 800.into(), "{missed:?}");
+    assert!(missed.first <= missed.last && missed.last <= Seq(800), "{missed:?}");
 }
 
 #[tokio::test(start_paused = true)]

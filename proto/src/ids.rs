@@ -25,7 +25,7 @@ impl fmt::Display for Seq {
 }
 
 /// A run of events, both ends inclusive and `first <= last`: an empty range cannot be built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeqRange {
     first: Seq,
     last: Seq,

@@ -178,27 +178,38 @@ impl DirectorySink {
 struct At {
     path: PathBuf,
     source: io::Error,
+    /// The sink's folder is sound: other batches may be written.
+    alone: bool,
 }
 
 impl From<At> for DeliverError {
     fn from(at: At) -> DeliverError {
         use io::ErrorKind as K;
-        let advice = match at.source.kind() {
-            K::PermissionDenied | K::ReadOnlyFilesystem => "give the collector the right to write there",
-            K::NotADirectory | K::AlreadyExists | K::IsADirectory => {
-                "something else stands where the sink's folder or file belongs; move it away"
+        let (kind, alone) = (at.source.kind(), at.alone);
+        let (path, source) = (at.path.clone(), Box::new(at));
+        match kind {
+            K::PermissionDenied | K::ReadOnlyFilesystem => {
+                let advice = "give the collector the right to write there".to_owned();
+                DeliverError::Stop { after: None, advice, source }
             }
-            K::InvalidInput => return DeliverError::Split { source: Box::new(at) },
+            K::NotADirectory | K::AlreadyExists | K::IsADirectory if alone => {
+                let advice = format!("something else stands at {} or above it; move it away", path.display());
+                DeliverError::Blocked { advice, source }
+            }
+            K::NotADirectory | K::AlreadyExists | K::IsADirectory => {
+                let advice = "something else stands where the sink's folder belongs; move it away".to_owned();
+                DeliverError::Stop { after: None, advice, source }
+            }
+            K::InvalidInput => DeliverError::Split { source },
             // a full disk too: room may come back by itself
-            _ => return DeliverError::Retry { after: None, source: Box::new(at) },
-        };
-        DeliverError::Stop { advice: advice.to_owned(), source: Box::new(at) }
+            _ => DeliverError::Retry { after: None, source },
+        }
     }
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> At + use<> {
     let path = path.to_owned();
-    move |source| At { path, source }
+    move |source| At { path, source, alone: false }
 }
 
 /// Makes a folder's entries durable. Windows has no such call and needs none.
@@ -265,7 +276,7 @@ fn write(root: &Path, part: &Part) -> Result<Object, At> {
     if let Err(source) = result {
         // may not have been made
         let _ = fs::remove_file(&beside);
-        return Err(At { path, source });
+        return Err(at(&path)(source));
     }
     Ok(object(false))
 }
@@ -391,7 +402,7 @@ impl Staged for DirectorySink {
                 }
                 let mut done = Delivered::default();
                 for part in &parts {
-                    let object = write(&root, part)?;
+                    let object = write(&root, part).map_err(|e| At { alone: root.is_dir(), ..e })?;
                     done.bytes += if object.found { 0 } else { object.len };
                     done.objects.push(object);
                 }
@@ -430,7 +441,7 @@ impl Holdings for DirectorySink {
     fn fetch<'a>(&'a self, destination: &'a str) -> BoxFuture<'a, Result<Option<Fetched>, DeliverError>> {
         let (path, here) = (PathBuf::from(destination), self.is_here(destination));
         blocking(move || {
-            let refused = |what| At { path: path.clone(), source: io::Error::other(what) };
+            let refused = |what| at(&path)(io::Error::other(what));
             if !here {
                 return Err(refused("is not in this sink's folder"));
             }

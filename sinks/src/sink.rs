@@ -9,6 +9,9 @@ use tidegate_proto::batch::{Batch, EventRef};
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_proto::level::TelemetryLevel;
 
+use crate::blob::error::ServiceError;
+use crate::http::HttpError;
+use crate::http::classify::BadReply;
 use crate::layout::Part;
 
 /// A future that can be moved between threads.
@@ -306,13 +309,75 @@ pub enum DeliverError {
         source: BoxError,
     },
     /// Nothing will pass until someone acts (credentials, container, pins, configuration).
-    /// The dispatcher holds the sink, raises an alarm, and tries again rarely.
+    /// The dispatcher holds the sink, raises an alarm, and tries again rarely, not before `after`.
     #[error("held until someone acts: {advice}")]
     Stop {
+        /// The far side's wish (Retry-After).
+        after: Option<Duration>,
         /// What to do, in a sentence.
         advice: String,
         /// What happened.
         #[source]
         source: BoxError,
     },
+    /// This batch will not pass until someone acts (another's blob has its name); others may. The
+    /// dispatcher lets the others go on, raises an alarm, and tries this one again rarely.
+    #[error("one batch is held until someone acts: {advice}")]
+    Blocked {
+        /// What to do, in a sentence.
+        advice: String,
+        /// What happened.
+        #[source]
+        source: BoxError,
+    },
+}
+
+impl DeliverError {
+    /// What happened, in our own words: for alarms, which may leave this host. `None` where only the far
+    /// side's words would tell, since those may quote what it was sent.
+    #[must_use]
+    pub fn cause(&self) -> Option<String> {
+        let mut next = std::error::Error::source(self);
+        while let Some(error) = next {
+            if let Some(e) = error.downcast_ref::<HttpError>() {
+                return Some(e.to_string());
+            }
+            if let Some(e) = error.downcast_ref::<BadReply>() {
+                return Some(e.outline());
+            }
+            if let Some(e) = error.downcast_ref::<ServiceError>() {
+                return Some(e.reply.outline());
+            }
+            if let Some(e) = error.downcast_ref::<std::io::Error>() {
+                return Some(e.kind().to_string());
+            }
+            next = error.source();
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_for_alarms_quotes_nothing_that_the_far_side_said() {
+        let retry = |source: BoxError| DeliverError::Retry { after: None, source }.cause();
+        let dns = HttpError::Dns { host: "h".into(), detail: "none".into() };
+        assert_eq!(
+            retry(Box::new(dns)).unwrap(),
+            "h: the name is not found, check the address and DNS: none"
+        );
+        let reply = |status, said| BadReply::new("https://h/c", status, said);
+        assert_eq!(retry(Box::new(reply(503, "secret"))).unwrap(), "https://h/c answered 503");
+        let moved = "redirected to https://login/, which is not followed: check the address";
+        assert_eq!(retry(Box::new(reply(302, moved))).unwrap(), format!("https://h/c answered 302: {moved}"));
+        let code = "ServerBusy".to_owned();
+        let service = ServiceError { code, request_id: String::new(), reply: reply(503, "secret") };
+        assert_eq!(retry(Box::new(service)).unwrap(), "https://h/c answered 503");
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert_eq!(retry(Box::new(full)).unwrap(), "no storage space");
+        assert_eq!(retry("status 429: secret".into()), None);
+    }
 }

@@ -69,7 +69,7 @@ impl StdoutSink {
 fn failed(source: io::Error) -> DeliverError {
     if source.kind() == io::ErrorKind::BrokenPipe {
         let advice = "nobody reads standard output any more".to_owned();
-        return DeliverError::Stop { advice, source: Box::new(source) };
+        return DeliverError::Stop { after: None, advice, source: Box::new(source) };
     }
     DeliverError::Retry { after: None, source: Box::new(source) }
 }

@@ -143,7 +143,11 @@ impl Moody {
         inner.count.attempts += 1;
         match self.outage(&mut inner) {
             Some(true) => {
-                return Mood::Fail(DeliverError::Stop { advice: "wait".into(), source: "it is away".into() });
+                return Mood::Fail(DeliverError::Stop {
+                    after: None,
+                    advice: "wait".into(),
+                    source: "it is away".into(),
+                });
             }
             Some(false) => return Mood::Fail(retry("it is away")),
             None => {}

@@ -69,7 +69,7 @@ impl Lanes {
 
 /// The blocks of some lanes in a run of places: what is planned and settled at a time. Those of the other
 /// lanes stay as they are, and may be planned by themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Part {
     /// The run.
     pub range: SeqRange,

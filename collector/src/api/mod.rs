@@ -67,6 +67,8 @@ pub struct Caller {
 pub struct Call {
     /// Who calls.
     pub who: Who,
+    /// Whether over the network.
+    pub remote: bool,
     /// What stands behind `?`, decoded; of a name given twice the last counts.
     pub query: BTreeMap<String, String>,
     /// The body, at most [`Api::MAX_BODY`] bytes.
@@ -258,7 +260,8 @@ impl Api {
         let done = match self.find(caller, method, path) {
             Err(refusal) => Err(refusal),
             Ok(route) => {
-                let call = Call { who: caller.who.clone(), query: serve::query(query), body };
+                let call =
+                    Call { who: caller.who.clone(), remote: caller.remote, query: serve::query(query), body };
                 // a change that is half done is worse than one whose caller has gone
                 let done = tokio::spawn((route.run)(Arc::clone(self), call)).await;
                 done.unwrap_or_else(|e| {

@@ -30,7 +30,9 @@ fn own() -> [Route; 16] {
     let route = |method, path, right, remote, about, run| Route { method, path, right, remote, about, run };
     [
         route("GET", "/v1", Look, false, "what can be asked", |api, _| Box::pin(async move { index(&api) })),
-        route("GET", "/v1/status", Look, true, "how the collector is", |api, _| Box::pin(status(api))),
+        route("GET", "/v1/status", Look, true, "how the collector is", |api, call| {
+            Box::pin(status(api, call.remote))
+        }),
         route("GET", "/v1/level", Look, true, "the level in force and why", |api, _| {
             Box::pin(async move { Ok(level(&api)) })
         }),
@@ -100,10 +102,10 @@ fn level(api: &Api) -> Value {
     views::level(&control.now(), &control.all())
 }
 
-async fn status(api: Arc<Api>) -> Answer {
+async fn status(api: Arc<Api>, remote: bool) -> Answer {
     let (account, ring) = api.ring(|r| Ok((r.account(), r.status()))).await?;
     let handle = api.handle();
-    let mut all = views::progress(&handle.progress(), &account);
+    let mut all = views::progress(&handle.progress(), &account, remote);
     if let Some(all) = all.as_object_mut() {
         let more = [
             ("version", json!(env!("CARGO_PKG_VERSION"))),

@@ -68,6 +68,20 @@ async fn the_network_is_offered_nothing_but_level_switch_and_status() {
     }
 }
 
+#[test]
+fn what_a_far_side_says_is_not_told_over_the_network() {
+    let mut progress = crate::pipeline::Progress::default();
+    let (held, cause) = (Some("check it".to_owned()), Some("400: bad \"secret\"".to_owned()));
+    progress
+        .sinks
+        .insert("a".to_owned(), crate::pipeline::SinkProgress { held, cause, ..Default::default() });
+    let account = tidegate_ring::Account::default();
+    let here = views::progress(&progress, &account, false).to_string();
+    let afar = views::progress(&progress, &account, true).to_string();
+    assert!(here.contains("secret") && here.contains("check it"), "{here}");
+    assert!(!afar.contains("secret") && afar.contains("check it"), "{afar}");
+}
+
 #[tokio::test]
 async fn a_level_is_set_shown_and_audited_with_the_callers_name() {
     let (running, api, ring) = collector().await;

@@ -101,14 +101,16 @@ pub(super) fn settings(document: Option<&Document>) -> Value {
     })
 }
 
-/// Everything that `status` shows beside level and ring.
-pub(super) fn progress(progress: &Progress, account: &Account) -> Value {
+/// Everything that `status` shows beside level and ring. To a `remote` caller without what the far sides of
+/// sinks say: it may quote what they were sent.
+pub(super) fn progress(progress: &Progress, account: &Account, remote: bool) -> Value {
     let sinks = progress.sinks.iter().map(|(name, s)| {
+        let cause = s.cause.as_deref().filter(|_| !remote);
         let sink = json!({
             "delivered": s.delivered, "rejected": s.rejected, "left_out": s.left_out,
             "bytes": s.bytes, "deliveries": s.deliveries, "failures": s.failures, "attempts": s.attempts, "waiting": s.waiting,
             "last_delivery": s.last_delivery_ns.map(format_rfc3339),
-            "holds": s.held, "paused": s.paused,
+            "holds": s.held, "cause": cause, "paused": s.paused,
         });
         (name.clone(), sink)
     });

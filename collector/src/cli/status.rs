@@ -99,6 +99,9 @@ fn write(out: &mut String, v: &Value) -> std::fmt::Result {
         if let Some(why) = run("holds").and_then(Value::as_str) {
             writeln!(out, "  holds: {why}")?;
         }
+        if let Some(cause) = run("cause").and_then(Value::as_str) {
+            writeln!(out, "  cause: {cause}")?;
+        }
     }
     for (host, pin) in v.pointer("/pins").and_then(Value::as_object).into_iter().flatten() {
         let ok = pin.get("ok").and_then(Value::as_bool).unwrap_or_default();

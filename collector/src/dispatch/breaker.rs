@@ -1,6 +1,8 @@
 //! The circuit breaker of a destination: after failures in a row only one delivery at a time is
-//! tried, after a pause; the first success opens the way for all.
+//! tried, after a pause; the first success opens the way for all. What the far side asks to wait
+//! is waited by all.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ pub enum Turn {
     Probe,
     /// Wait until then.
     Wait(Instant),
-    /// Wait for the one that probes.
+    /// Wait for the one that probes, or that comes first.
     Queue,
 }
 
@@ -25,8 +27,12 @@ pub enum Turn {
 pub struct Breaker {
     failures: u32,
     limit: u32,
+    /// When the first of the failures in a row was.
+    since: Option<Instant>,
     until: Option<Instant>,
     probing: bool,
+    /// Nobody goes earlier, tripped or not.
+    not_before: Option<Instant>,
 }
 
 impl Breaker {
@@ -42,8 +48,17 @@ impl Breaker {
         self.failures >= self.limit
     }
 
+    /// How long nothing has got through, since the first failure.
+    #[must_use]
+    pub fn down(&self, now: Instant) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
     /// Asks for a turn. After [`Turn::Probe`] one of the other methods must be called.
     pub fn turn(&mut self, now: Instant) -> Turn {
+        if let Some(at) = self.not_before.filter(|at| *at > now) {
+            return Turn::Wait(at);
+        }
         if !self.tripped() {
             return Turn::Go;
         }
@@ -59,14 +74,16 @@ impl Breaker {
         }
     }
 
-    /// A delivery got through, or the far side answered it in full.
+    /// A delivery got through, or the far side answered it in full. What it asked to wait before
+    /// is waited all the same.
     pub fn success(&mut self) {
-        *self = Breaker::new(self.limit);
+        *self = Breaker { not_before: self.not_before, ..Breaker::new(self.limit) };
     }
 
     /// An attempt failed and would be repeated after `pause`.
     pub fn failure(&mut self, now: Instant, pause: Duration) {
         self.failures = self.failures.saturating_add(1);
+        self.since.get_or_insert(now);
         self.probing = false;
         let until = now + pause;
         if self.tripped() {
@@ -80,33 +97,73 @@ impl Breaker {
         self.failure(now, pause);
     }
 
+    /// Nobody goes for that long.
+    pub fn rest(&mut self, now: Instant, pause: Duration) {
+        let at = now + pause;
+        self.not_before = Some(self.not_before.map_or(at, |before| before.max(at)));
+    }
+
     /// The one that probed was called off without an outcome.
     pub fn called_off(&mut self) {
         self.probing = false;
     }
 }
 
-/// A [`Breaker`] that deliveries wait at.
+/// A breaker and who waits at it, in the order in which they came.
+#[derive(Debug)]
+struct Gate {
+    breaker: Breaker,
+    queue: BTreeSet<u64>,
+    next: u64,
+}
+
+/// A [`Breaker`] that deliveries wait at. Who has waited longest probes: one that failed comes back
+/// behind the others.
 #[derive(Debug)]
 pub struct Gatekeeper {
-    breaker: Mutex<Breaker>,
+    gate: Mutex<Gate>,
     wake: Notify,
+}
+
+/// A place in the queue.
+struct Place<'a> {
+    keeper: &'a Gatekeeper,
+    number: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.keeper.lock().queue.remove(&self.number);
+        // the next one may be the first now
+        self.keeper.wake.notify_waiters();
+    }
 }
 
 impl Gatekeeper {
     /// Trips after `limit` failures in a row.
     #[must_use]
     pub fn new(limit: u32) -> Gatekeeper {
-        Gatekeeper { breaker: Mutex::new(Breaker::new(limit)), wake: Notify::new() }
+        let gate = Gate { breaker: Breaker::new(limit), queue: BTreeSet::new(), next: 0 };
+        Gatekeeper { gate: Mutex::new(gate), wake: Notify::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether only one at a time is tried.
     pub fn tripped(&self) -> bool {
-        self.lock().tripped()
+        self.lock().breaker.tripped()
+    }
+
+    /// How long nothing has got through.
+    pub fn down(&self) -> Duration {
+        self.lock().breaker.down(Instant::now())
+    }
+
+    /// Whether the far side has asked all to wait, and that is not over.
+    pub fn resting(&self) -> bool {
+        self.lock().breaker.not_before.is_some_and(|at| at > Instant::now())
     }
 
     /// Waits for a turn.
@@ -114,10 +171,23 @@ impl Gatekeeper {
     /// # Cancel safety
     /// A cancelled call has taken no turn; a dropped [`Pass`] gives it back.
     pub async fn pass(&self) -> Pass<'_> {
+        let place = {
+            let mut gate = self.lock();
+            let number = gate.next;
+            gate.next += 1;
+            gate.queue.insert(number);
+            Place { keeper: self, number }
+        };
         loop {
             let mut woken = std::pin::pin!(self.wake.notified());
             woken.as_mut().enable();
-            let turn = self.lock().turn(Instant::now());
+            let turn = {
+                let mut gate = self.lock();
+                match gate.breaker.tripped() && gate.queue.first() != Some(&place.number) {
+                    true => Turn::Queue,
+                    false => gate.breaker.turn(Instant::now()),
+                }
+            };
             match turn {
                 Turn::Go | Turn::Probe => return Pass { keeper: self, open: true },
                 Turn::Queue => woken.await,
@@ -142,7 +212,7 @@ pub struct Pass<'a> {
 impl Pass<'_> {
     fn end(&mut self, with: impl FnOnce(&mut Breaker)) {
         self.open = false;
-        with(&mut self.keeper.lock());
+        with(&mut self.keeper.lock().breaker);
         self.keeper.wake.notify_waiters();
     }
 
@@ -151,14 +221,32 @@ impl Pass<'_> {
         self.end(Breaker::success);
     }
 
-    /// It failed and will be repeated after `pause`.
-    pub fn failure(mut self, pause: Duration) {
-        self.end(|b| b.failure(Instant::now(), pause));
+    /// The far side answers, and nobody is to ask it again before `pause` is over.
+    pub fn rest(mut self, pause: Duration) {
+        self.end(|b| {
+            b.success();
+            b.rest(Instant::now(), pause);
+        });
+    }
+
+    /// It failed and will be repeated after `pause`. `after` is what the far side asks all to wait.
+    pub fn failure(mut self, pause: Duration, after: Option<Duration>) {
+        self.end(|b| {
+            b.failure(Instant::now(), pause);
+            if let Some(after) = after {
+                b.rest(Instant::now(), after);
+            }
+        });
     }
 
     /// Nothing will pass until someone acts.
-    pub fn hold(mut self, pause: Duration) {
-        self.end(|b| b.hold(Instant::now(), pause));
+    pub fn hold(mut self, pause: Duration, after: Option<Duration>) {
+        self.end(|b| {
+            b.hold(Instant::now(), pause);
+            if let Some(after) = after {
+                b.rest(Instant::now(), after);
+            }
+        });
     }
 }
 
@@ -199,7 +287,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn those_who_wait_go_when_the_probe_gets_through() {
         let keeper = Gatekeeper::new(1);
-        keeper.pass().await.hold(SECOND);
+        keeper.pass().await.hold(SECOND, None);
         let begun = Instant::now();
         let probe = keeper.pass().await;
         assert_eq!(begun.elapsed(), SECOND);
@@ -218,9 +306,64 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_dropped_pass_lets_the_next_one_probe() {
         let keeper = Gatekeeper::new(1);
-        keeper.pass().await.failure(SECOND);
+        keeper.pass().await.failure(SECOND, None);
         drop(keeper.pass().await);
         keeper.pass().await.success();
         assert!(!keeper.tripped());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_far_side_asks_to_wait_is_waited_by_all() {
+        let keeper = Gatekeeper::new(5);
+        let begun = Instant::now();
+        let (first, second) = (keeper.pass().await, keeper.pass().await);
+        first.failure(SECOND, Some(100 * SECOND));
+        // it was under way before, and makes the wish no smaller
+        second.success();
+        assert!(keeper.resting());
+        keeper.pass().await.failure(SECOND, Some(SECOND));
+        assert_eq!(begun.elapsed(), 100 * SECOND);
+        keeper.pass().await.rest(7 * SECOND);
+        keeper.pass().await.success();
+        assert_eq!(begun.elapsed(), 108 * SECOND);
+        assert!(!keeper.tripped());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_failed_does_not_probe_again_before_others() {
+        let keeper = Gatekeeper::new(1);
+        let order = Mutex::new(Vec::new());
+        keeper.pass().await.hold(SECOND, None);
+        let delivery = |name: char| {
+            let (keeper, order) = (&keeper, &order);
+            async move {
+                for _ in 0..3 {
+                    let pass = keeper.pass().await;
+                    order.lock().unwrap().push(name);
+                    pass.hold(SECOND, None);
+                    tokio::time::sleep(SECOND).await;
+                }
+            }
+        };
+        // one that is called off keeps nobody waiting
+        let gone = async {
+            let _ = tokio::time::timeout(SECOND / 2, keeper.pass()).await;
+        };
+        tokio::join!(gone, delivery('a'), delivery('b'), delivery('c'));
+        let order: String = order.into_inner().unwrap().into_iter().collect();
+        assert_eq!(order, "abcabcabc");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_long_nothing_got_through_counts_from_the_first_failure() {
+        let keeper = Gatekeeper::new(2);
+        assert_eq!(keeper.down(), Duration::ZERO);
+        keeper.pass().await.failure(SECOND, None);
+        tokio::time::sleep(3 * SECOND).await;
+        keeper.pass().await.failure(SECOND, None);
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(keeper.down(), 4 * SECOND);
+        keeper.pass().await.success();
+        assert_eq!(keeper.down(), Duration::ZERO);
     }
 }

@@ -1,29 +1,30 @@
 //! One planned run on its way: made into a batch, tried until it is settled.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
-use tidegate_proto::level::LossReason;
-use tidegate_proto::wire::SchemaInterner;
-use tidegate_ring::{Cursor, Lanes, Part, PerLevel, Ring, RingError, Settlement, StartAt, State};
-use tidegate_sinks::{DeliverError, Delivered, Ready, RejectReason, Rejected, Sink};
+use tidegate_ring::{Cursor, Lanes, Part, Ring, RingError, StartAt, State};
+use tidegate_sinks::{DeliverError, Delivered, Ready, Rejected, Sink, SinkBatch};
 use tokio::sync::{Notify, OwnedSemaphorePermit, RwLock, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
-use super::batch::{Ahead, FetchError, Made, Maker, fetch_run, present};
+use super::batch::{Ahead, FetchError, Made, Maker, fetch_run};
 use super::breaker::Gatekeeper;
 use super::dead::DeadLetters;
 use super::limits::{Bucket, Window};
-use super::receipt::{Counts, receipt};
+use super::refusals::{Halving, Refusals};
 use super::retry::{Backoff, Chance, Step, next_step};
+use super::settle::settle;
 use super::soon::Metered;
-use super::stats::Stats;
+use super::stats::{Stats, Why};
+use super::verdict::{answers, broke_down, cause, chain, is_far_sides, refused, taken, tell_down, works};
 use super::workshop::Workshop;
-use crate::clock::now_ns;
 use crate::config::RetryConfig;
 use crate::control::InForce;
 
@@ -41,6 +42,9 @@ pub(super) struct Shared {
     pub events: Mutex<Bucket>,
     pub bytes: Mutex<Bucket>,
     pub chance: Mutex<Box<dyn Chance>>,
+    pub refusals: Mutex<Refusals>,
+    /// Pauses of all while the sink breaks down.
+    pub broken: Mutex<Backoff>,
     pub dead: Option<Mutex<DeadLetters>>,
     pub retry: RetryConfig,
     pub stats: Arc<Stats>,
@@ -62,12 +66,22 @@ pub(super) struct Job {
     pub events: u64,
     /// What was read of it already.
     pub blocks: Option<Vec<Ahead>>,
+    /// Its own pauses, once the sink broke down over it.
+    pub broken: Option<Backoff>,
+    /// How many deliveries had got through when the sink first stopped over it.
+    pub stopped: Option<u64>,
 }
 
 impl Job {
-    /// A part of which nothing was read yet.
+    /// A part of which nothing is read and known.
     pub fn of(part: Part) -> Job {
-        Job { part, events: part.range.len(), blocks: None }
+        Job { part, events: part.range.len(), blocks: None, broken: None, stopped: None }
+    }
+
+    /// The same part, to be read again.
+    pub fn anew(&mut self) -> Job {
+        let broken = self.broken.take();
+        Job { events: self.events, broken, stopped: self.stopped, ..Job::of(self.part) }
     }
 }
 
@@ -82,13 +96,25 @@ pub(super) enum Landing {
     Deferred(Option<Part>, Part),
     /// It was not as the ring has it: nothing was sent. Where the ring stands.
     Stale(Cursor),
+    /// Again after `pause`, and until then the place in the window is another's. With `alone`: the others
+    /// go on meanwhile, and this is to be done about it.
+    Later { job: Job, pause: Duration, alone: Option<Alone> },
     /// The ring is closed: the run stays planned.
     Closed,
 }
 
+/// Why a run waits alone.
+#[derive(Debug)]
+pub(super) struct Alone {
+    /// What is to be done.
+    pub advice: String,
+    /// What happened, for the log.
+    pub cause: String,
+}
+
 /// Why a batch could not be made or settled.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+pub(super) enum Trouble {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error("cannot write dead letters to {0}: {1}")]
@@ -107,7 +133,7 @@ impl From<RingError> for Trouble {
 }
 
 impl Trouble {
-    fn closed(&self) -> bool {
+    pub fn closed(&self) -> bool {
         matches!(self, Trouble::Fetch(FetchError::Ring(RingError::Closed)))
     }
 }
@@ -119,12 +145,12 @@ struct Under {
     purges: u64,
 }
 
-fn lock<T: ?Sized>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T: ?Sized>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs blocking work where that is allowed.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&Shared) -> Result<T, Trouble> + Send + 'static,
 ) -> Result<T, Trouble> {
@@ -133,25 +159,31 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|e| Err(Trouble::Task(e.to_string())))
 }
 
-/// Delivers a run: returns when it is settled or split, or the ring is closed.
+/// Delivers a run: returns when it is settled, split or put off, or the ring is closed.
 ///
 /// # Cancel safety
 /// A cancelled delivery leaves the run planned: it is sent again with the same bounds.
 pub(super) async fn fly(shared: Arc<Shared>, mut job: Job) -> Landing {
     let mut own = Backoff::new(shared.retry.first, shared.retry.most);
     loop {
-        match attempt_all(&shared, &mut job).await {
-            Ok(landing) => return landing,
+        let done = attempt_all(&shared, &mut job).await;
+        let why = Why::Making(job.part);
+        match done {
+            Ok(landing) => {
+                shared.stats.free(why);
+                return landing;
+            }
             Err(e) if e.closed() => return Landing::Closed,
             Err(e) => {
                 let text = e.to_string();
-                if shared.stats.hold(Some(&text)) {
+                if shared.stats.hold(why, &text, "") {
                     error!(sink = %shared.id, range = %job.part.range, error = %text, "a delivery waits");
                 }
                 job.blocks = None;
                 let pause = own.next(&mut **lock(&shared.chance));
                 tokio::time::sleep(pause).await;
                 if let Trouble::Misfit(cursor, _) = e {
+                    shared.stats.free(why);
                     return Landing::Stale(cursor);
                 }
             }
@@ -238,7 +270,12 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
             let level = now.level;
             let mut fresh = blocking(shared, move |s| make(s, part, blocks, level)).await?;
             if let Some(staged) = staged.filter(|_| fresh.events > 0) {
-                ready = Some(staged.encode(&fresh.batch).await);
+                // nothing is asked of the far side yet
+                let encoded = AssertUnwindSafe(async { staged.encode(&fresh.batch).await }).catch_unwind();
+                ready = match encoded.await {
+                    Ok(encoded) => Some(encoded),
+                    Err(panic) => return Ok(broke_down(shared, job, None, &*panic)),
+                };
                 if matches!(ready, Some(Ok(_))) {
                     shared.workshop.give_back(fresh.batch.let_go());
                 }
@@ -280,73 +317,122 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
             // things changed while it waited
             continue;
         }
+        // limits are for the wire: each attempt pays
+        paid = false;
         let timeout = shared.sink.limits().timeout;
-        let attempt = match (&ready, shared.sink.staged()) {
-            (Some(Ok(ready)), Some(staged)) => staged.send(ready),
-            (Some(Err(_)), _) => match ready.take() {
-                Some(Err(e)) => Box::pin(async move { Err(e) }),
-                _ => continue,
-            },
-            _ => shared.sink.deliver(&batch.batch),
+        // what it could not be made into is the outcome of one attempt
+        let unmade = match &ready {
+            Some(Err(_)) => ready.take().and_then(Result::err),
+            _ => None,
         };
+        // a call may panic before there is a future
+        let attempt = AssertUnwindSafe(async {
+            match (unmade, &ready, shared.sink.staged()) {
+                (Some(e), ..) => Err(e),
+                (None, Some(Ok(ready)), Some(staged)) => staged.send(ready).await,
+                _ => shared.sink.deliver(&batch.batch).await,
+            }
+        })
+        .catch_unwind();
         let outcome = tokio::select! {
             biased;
             () = restricted(shared, under) => continue,
             outcome = tokio::time::timeout(timeout, attempt) => outcome,
         };
         let timed_out = outcome.is_err();
-        let outcome = outcome.unwrap_or_else(|_| {
-            let source = format!("no answer within {timeout:?}").into();
-            Err(DeliverError::Retry { after: None, source })
-        });
+        let outcome = match outcome {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(panic)) => return Ok(broke_down(shared, job, Some(pass), &*panic)),
+            Err(_) => {
+                let source = format!("no answer within {timeout:?}").into();
+                Err(DeliverError::Retry { after: None, source })
+            }
+        };
         let error = match outcome {
             Ok(done) => {
-                shared.stats.attempt("ok");
-                pass.success();
-                works(shared);
                 if !done.rejected.is_empty() {
                     whole(shared, part, &mut made).await?;
                 }
+                match made.as_ref().and_then(|(made, _)| taken(&made.batch, &done)) {
+                    Some(true) => lock(&shared.refusals).success(),
+                    Some(false) if lock(&shared.refusals).refused() => {
+                        Stats::add(&shared.stats.failures, 1);
+                        let detail = done.rejected.first().map(|r| r.detail.as_str()).unwrap_or_default();
+                        return Ok(refused(shared, job, pass, detail));
+                    }
+                    _ => {}
+                }
+                shared.stats.attempt("ok");
+                pass.success();
+                works(shared);
                 settle(shared, part, made.take().map(|m| m.0), done).await?;
                 return Ok(Landing::Settled);
             }
             Err(error) => error,
         };
+        Stats::add(&shared.stats.failures, 1);
         let events = batch.events;
         let step = next_step(&error, events, shared.retry.held, &mut backoff, &mut **lock(&shared.chance));
-        Stats::add(&shared.stats.failures, 1);
+        let halving = match &step {
+            Step::Split => lock(&shared.refusals).split(&mut **lock(&shared.chance)),
+            Step::Reject(reason) if is_far_sides(*reason) && lock(&shared.refusals).refused() => {
+                Halving::Hold
+            }
+            _ => Halving::After(Duration::ZERO),
+        };
+        let Halving::After(rest) = halving else {
+            return Ok(refused(shared, job, pass, &cause(&error)));
+        };
         shared.stats.attempt(match &step {
-            Step::Wait(_) if timed_out => "timeout",
-            Step::Wait(_) => "retry",
-            Step::Hold(..) => "hold",
+            Step::Wait { .. } if timed_out => "timeout",
+            Step::Wait { .. } => "retry",
+            Step::Hold { .. } => "hold",
+            Step::Block(_) => "blocked",
             Step::Split => "split",
             Step::Reject(_) => "reject",
         });
         match step {
-            Step::Wait(pause) => {
+            Step::Wait { pause, after } => {
                 drop(sending);
                 lock(&shared.window).failure();
                 let tripped = shared.keeper.tripped();
-                pass.failure(pause);
+                pass.failure(pause, after);
                 if shared.keeper.tripped() && !tripped {
                     warn!(sink = %shared.id, error = %chain(&error), ?pause, "deliveries fail, one at a time is tried now");
                 } else {
                     debug!(sink = %shared.id, %range, error = %chain(&error), ?pause, "delivery failed, will retry");
                 }
+                tell_down(shared, &error, timed_out, after);
                 tokio::time::sleep(pause).await;
             }
-            Step::Hold(pause, advice) => {
-                drop(sending);
+            Step::Hold { pause, after, advice } => {
+                let through = shared.stats.deliveries.load(Ordering::Relaxed);
+                let before = *job.stopped.get_or_insert(through);
+                // more got through than can have been under way when it was stopped: it is not the sink
+                if through - before >= u64::from(shared.sink.limits().in_flight.max(1)) {
+                    pass.rest(after.unwrap_or_default());
+                    let alone = Some(Alone { advice, cause: cause(&error) });
+                    return Ok(Landing::Later { job: job.anew(), pause, alone });
+                }
                 lock(&shared.window).failure();
-                pass.hold(pause);
-                if shared.stats.hold(Some(&advice)) {
+                pass.hold(pause, after);
+                shared.stats.free(Why::Unreachable);
+                if shared.stats.hold(Why::Stopped, &advice, &cause(&error)) {
                     error!(sink = %shared.id, error = %chain(&error), %advice, "the sink holds until someone acts");
                 }
-                tokio::time::sleep(pause).await;
+                return Ok(Landing::Later { job: job.anew(), pause, alone: None });
+            }
+            Step::Block(advice) => {
+                pass.success();
+                answers(shared);
+                let alone = Some(Alone { advice, cause: cause(&error) });
+                return Ok(Landing::Later { job: job.anew(), pause: shared.retry.held, alone });
             }
             Step::Split => {
-                pass.success();
-                works(shared);
+                // fewer at a time, so that single events are reached before all is halved
+                lock(&shared.window).failure();
+                pass.rest(rest);
+                answers(shared);
                 whole(shared, part, &mut made).await?;
                 match made.as_ref().and_then(|(made, _)| halves(&made.batch)) {
                     Some((a, b)) => {
@@ -377,27 +463,8 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
     }
 }
 
-fn works(shared: &Shared) {
-    lock(&shared.window).success();
-    if shared.stats.hold(None) {
-        info!(sink = %shared.id, "deliveries go on");
-    }
-}
-
-/// An error with what is beneath it.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(e) = next {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
-        next = e.source();
-    }
-    text
-}
-
 /// The bounds of two runs with half of the events each.
-fn halves(batch: &tidegate_sinks::SinkBatch) -> Option<(SeqRange, SeqRange)> {
+fn halves(batch: &SinkBatch) -> Option<(SeqRange, SeqRange)> {
     let middle: Seq = batch.iter().nth((batch.len() / 2).checked_sub(1)?)?.0;
     let a = SeqRange::new(batch.range().first(), middle)?;
     let b = SeqRange::new(middle.next(), batch.range().last())?;
@@ -421,140 +488,6 @@ fn make(
     };
     let memory = shared.sink.staged().map(|_| shared.workshop.take());
     Ok(maker.make(part.range, blocks, level, memory)?)
-}
-
-/// What is to be put down of a run.
-struct Outcome {
-    part: Part,
-    made: Made,
-    done: Delivered,
-    /// Dead letters are written already.
-    written: AtomicBool,
-}
-
-/// Puts down what became of a run. Tried until it is done: what was delivered is not sent again
-/// because a disk fails.
-async fn settle(
-    shared: &Arc<Shared>,
-    part: Part,
-    made: Option<Made>,
-    done: Delivered,
-) -> Result<(), Trouble> {
-    let Some(made) = made else { return Ok(()) };
-    let outcome = Arc::new(Outcome { part, made, done, written: AtomicBool::new(false) });
-    let mut backoff = Backoff::new(shared.retry.first, shared.retry.most);
-    loop {
-        let this = Arc::clone(&outcome);
-        let error = match blocking(shared, move |s| settle_now(s, &this)).await {
-            Ok(()) => break,
-            Err(e) if e.closed() => return Err(e),
-            Err(e) => e.to_string(),
-        };
-        if shared.stats.hold(Some(&error)) {
-            error!(sink = %shared.id, range = %part.range, %error, "what was delivered cannot be put down");
-        }
-        let pause = backoff.next(&mut **lock(&shared.chance));
-        tokio::time::sleep(pause).await;
-    }
-    if let Ok(outcome) = Arc::try_unwrap(outcome) {
-        match shared.sink.staged() {
-            None => lock(&shared.maker).recycle(outcome.made.batch),
-            Some(_) if outcome.made.batch.is_empty() => {}
-            Some(_) => shared.workshop.give_back(outcome.made.batch.into_parts()),
-        }
-    }
-    Ok(())
-}
-
-fn settle_now(shared: &Shared, outcome: &Outcome) -> Result<(), Trouble> {
-    let Outcome { part, made, done, written } = outcome;
-    let (part, range, now) = (*part, part.range, now_ns());
-    let mut counts = Counts { delivered: made.levels, lost: made.lost.clone(), ..Counts::default() };
-    let mut rejected = done.rejected.clone();
-    rejected.sort_by_key(|r| r.seq);
-    rejected.dedup_by_key(|r| r.seq);
-    let mut next = rejected.iter().peekable();
-    for (seq, event) in made.batch.iter() {
-        while next.next_if(|r| r.seq < seq).is_some() {}
-        if next.next_if(|r| r.seq == seq).is_some() {
-            super::batch::count(&mut counts.rejected, event.head().telemetry_level);
-        }
-    }
-    for (d, r) in counts.delivered.iter_mut().zip(counts.rejected) {
-        *d = d.saturating_sub(r);
-    }
-    if let (Some(dead), false, false) = (&shared.dead, rejected.is_empty(), written.load(Ordering::Relaxed)) {
-        let dead = lock(dead);
-        let done = dead.write(&made.batch, &rejected, now);
-        done.map_err(|e| Trouble::Dead(dead.path().display().to_string(), e))?;
-        written.store(true, Ordering::Relaxed);
-    }
-    let sum = |l: &PerLevel| l.iter().sum::<u64>();
-    let (delivered, refused) = (sum(&counts.delivered), sum(&counts.rejected));
-    let left_out: u64 = counts.lost.values().map(sum).sum();
-    let quiet = done.objects.is_empty() && delivered + refused == 0;
-    let entry = if quiet { Vec::new() } else { receipt(shared.id.as_str(), &made.batch, &counts, done, now) };
-    let settlement = Settlement {
-        delivered: counts.delivered,
-        rejected: counts.rejected,
-        lost: counts.lost,
-        receipt: entry,
-    };
-    match shared.ring.settle(&shared.id, part, &settlement) {
-        Err(RingError::Misuse(why)) => settle_what_is_left(shared, part, settlement, &why)?,
-        other => {
-            other?;
-        }
-    }
-    let stats = &shared.stats;
-    Stats::add(&stats.delivered, delivered);
-    Stats::add(&stats.rejected, refused);
-    Stats::add(&stats.left_out, left_out);
-    Stats::add(&stats.bytes, done.bytes);
-    if delivered > 0 {
-        Stats::add(&stats.deliveries, 1);
-        stats.delivered_at(now);
-    }
-    if refused > 0 {
-        let why = rejected.first().map(|r| (r.reason, r.detail.as_str()));
-        let (reason, detail) = why.unwrap_or((RejectReason::Invalid, ""));
-        warn!(sink = %shared.id, %range, events = refused, reason = reason.as_str(), detail, "the far side refused events for good");
-    }
-    Ok(())
-}
-
-/// Puts down an outcome that does not add up to what the ring holds of the run: events of it went, or could not
-/// be read, when the batch was made. Counts what is there.
-fn settle_what_is_left(
-    shared: &Shared,
-    part: Part,
-    mut outcome: Settlement,
-    why: &str,
-) -> Result<(), Trouble> {
-    let range = part.range;
-    debug!(sink = %shared.id, %range, why, "counting again what the ring holds of a run");
-    let mut known = SchemaInterner::new();
-    let (blocks, _) = fetch_run(&*shared.ring, part, &mut known)?;
-    let mut room = present(range, &blocks, &mut known)?;
-    let mut fit = |levels: &mut PerLevel| {
-        for (n, room) in levels.iter_mut().zip(&mut room) {
-            *n = (*n).min(*room);
-            *room -= *n;
-        }
-    };
-    fit(&mut outcome.rejected);
-    outcome.lost.values_mut().for_each(&mut fit);
-    fit(&mut outcome.delivered);
-    // what was not sent, because it was not there when the batch was made, stays to be counted
-    if room != [0; 4] {
-        let lost = outcome.lost.entry(LossReason::Corrupt).or_default();
-        for (n, more) in lost.iter_mut().zip(room) {
-            *n += more;
-        }
-        error!(sink = %shared.id, %range, events = ?room, "events of a run could not be read when it was sent");
-    }
-    shared.ring.settle(&shared.id, part, &outcome)?;
-    Ok(())
 }
 
 impl Shared {

@@ -4,7 +4,7 @@
 //! A run of places is planned in the ring before its first attempt and settled after the last:
 //! delivered, rejected, or left out, each counted. Runs that were planned before a restart come
 //! first, with the same bounds. What to send next is decided in pure parts ([`claims`],
-//! [`retry`], [`breaker`], [`limits`]); this module joins them to time and ring.
+//! [`retry`], [`breaker`], [`refusals`], [`limits`]); this module joins them to time and ring.
 
 mod again;
 mod batch;
@@ -13,14 +13,19 @@ pub mod claims;
 mod dead;
 mod filter;
 mod flight;
+mod landing;
+mod later;
 pub mod limits;
 mod network;
 mod receipt;
+pub mod refusals;
 pub mod retry;
+mod settle;
 pub mod soon;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod workshop;
 
 use std::collections::{HashMap, VecDeque};
@@ -38,7 +43,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::now_ns;
 use crate::config::{FilterConfig, Order, RetryConfig};
@@ -51,9 +56,12 @@ use breaker::Gatekeeper;
 pub use dead::DeadLetters;
 pub use filter::Filter;
 use flight::{Job, Landing, Shared, fly};
+use later::Later;
 use limits::{Bucket, Window};
+use refusals::Refusals;
 use retry::{Backoff, Chance, Xorshift};
 use soon::Metered;
+use stats::Why;
 pub use stats::{Missed, Stats};
 pub use workshop::Workshop;
 
@@ -142,6 +150,8 @@ pub struct Dispatcher {
     abort: CancellationToken,
     claims: claims::Claims,
     jobs: VecDeque<Job>,
+    /// What failed and waits outside of the window.
+    later: Later,
     /// Read ahead for the run that begins behind this place.
     ahead: (Seq, Fetched),
     purges: u64,
@@ -189,6 +199,8 @@ impl Dispatcher {
             RandomState::new().hash_one(id.as_str())
         });
         let chance: Box<dyn Chance> = Box::new(Xorshift::new(seed));
+        let backoff = Backoff::new(options.retry.first, options.retry.most);
+        stats.free_all();
         let again = rules.map(Again::new);
         let urgency = options.urgency.clone().filter(|_| options.metered.can_be()).map(Arc::new);
         let maker = Maker {
@@ -210,6 +222,8 @@ impl Dispatcher {
             events: Mutex::new(Bucket::new(options.events_per_second)),
             bytes: Mutex::new(Bucket::new(options.bytes_per_second)),
             chance: Mutex::new(chance),
+            refusals: Mutex::new(Refusals::new(backoff)),
+            broken: Mutex::new(backoff),
             dead: options.dead_letters.clone().map(|p| Mutex::new(DeadLetters::new(p))),
             retry: options.retry,
             workshop,
@@ -221,13 +235,14 @@ impl Dispatcher {
             sink,
         });
         let mut dispatcher = Dispatcher {
-            backoff: Backoff::new(options.retry.first, options.retry.most),
+            backoff,
             shared,
             limits,
             phase,
             abort,
             claims: claims::Claims::default(),
             jobs: VecDeque::new(),
+            later: Later::default(),
             ahead: Default::default(),
             purges: 0,
             due: None,
@@ -261,7 +276,7 @@ impl Dispatcher {
     /// Takes over where a cursor stands, but for what is on its way.
     fn reconsider(&mut self, cursor: &Cursor, under_way: impl Iterator<Item = Part>) {
         self.claims = claims::Claims::of(cursor);
-        let jobs = self.jobs.iter().chain(&self.parked).map(|j| j.part);
+        let jobs = self.jobs.iter().chain(&self.parked).chain(self.later.jobs()).map(|j| j.part);
         under_way.chain(jobs).for_each(|part| self.claims.take(part));
         self.held.iter().for_each(|range| self.claims.add(*range));
         self.forget();
@@ -295,17 +310,22 @@ impl Dispatcher {
             }
             let mut pause = None;
             self.look_at_network();
+            self.jobs.extend(self.later.due(Instant::now()));
             while may && flights.len() < self.shared.allowed() && !self.shared.waits(!flights.is_empty()) {
                 match self.next_job(&now, phase == Phase::Finish).await {
                     Ok(Some(job)) => {
+                        self.readable();
                         let (shared, what) = (Arc::clone(&self.shared), (job.part, job.events));
                         under_way.insert(flights.spawn(fly(shared, job)).id(), what);
                     }
-                    Ok(None) => break,
+                    Ok(None) => {
+                        self.readable();
+                        break;
+                    }
                     Err(FetchError::Ring(RingError::Closed)) => break 'serve,
                     Err(e) => {
                         let text = e.to_string();
-                        if self.shared.stats.hold(Some(&text)) {
+                        if self.shared.stats.hold(Why::Ring, &text, "") {
                             error!(sink = %self.shared.id, error = %text, "the ring cannot be read");
                         }
                         self.forget();
@@ -317,16 +337,20 @@ impl Dispatcher {
             let jobs = self.jobs.iter().chain(&self.parked).map(|j| j.events);
             let jobs = jobs.chain(self.held.iter().map(|r| r.len()));
             let taken = jobs.chain(under_way.values().map(|(_, events)| *events)).sum::<u64>();
+            let taken = taken + self.later.places();
             self.shared.waiting(self.claims.left(now.durable) + self.passed + taken);
-            let idle = flights.is_empty() && (self.jobs.is_empty() || !may);
+            let idle = flights.is_empty() && (self.jobs.is_empty() && self.later.is_empty() || !may);
             if phase == Phase::Finish && idle && (self.claims.cover(now.durable, self.holding) || !may) {
                 break;
             }
             // only while something waits for it
             let look = self.waits_for_network().then(|| Instant::now() + soon::LOOK);
-            let wake = match (pause, self.due) {
-                (Some(pause), _) => Some(pause),
-                (None, due) => due.filter(|_| may && flights.len() < self.shared.allowed()),
+            let wake = match pause {
+                Some(pause) => Some(pause),
+                None => {
+                    let room = may && flights.len() < self.shared.allowed();
+                    self.due.into_iter().chain(self.later.next()).min().filter(|_| room)
+                }
             };
             tokio::select! {
                 biased;
@@ -337,12 +361,7 @@ impl Dispatcher {
                         Err(e) => (e.id(), Err(e)),
                     };
                     if let Some((part, _)) = under_way.remove(&id) {
-                        match landed {
-                            Ok(Landing::Stale(cursor)) => {
-                                self.reconsider(&cursor, under_way.values().map(|(part, _)| *part));
-                            }
-                            landed => self.landed(part, landed),
-                        }
+                        self.landed(part, landed, under_way.values().map(|(part, _)| *part));
                     }
                 }
                 changed = in_force.changed() => if changed.is_err() { break },
@@ -367,24 +386,11 @@ impl Dispatcher {
         self.backoff.next(&mut **chance)
     }
 
-    fn landed(&mut self, part: Part, landed: Result<Landing, tokio::task::JoinError>) {
-        match landed {
-            Ok(Landing::Settled | Landing::Stale(_)) => {}
-            Ok(Landing::Split(a, b)) => {
-                debug!(sink = %self.shared.id, %part, "split");
-                self.jobs.push_front(Job::of(b));
-                self.jobs.push_front(Job::of(a));
-            }
-            Ok(Landing::Deferred(go, stay)) => {
-                self.looked = Some((Instant::now(), true));
-                self.jobs.extend(go.map(Job::of));
-                self.parked.push(Job::of(stay));
-            }
-            Ok(Landing::Closed) => self.abort.cancel(),
-            Err(e) => {
-                error!(sink = %self.shared.id, %part, error = %e, "a delivery broke down, it is tried again");
-                self.jobs.push_back(Job::of(part));
-            }
+    /// The ring was read.
+    fn readable(&mut self) {
+        self.backoff.reset();
+        if self.shared.stats.free(Why::Ring) {
+            info!(sink = %self.shared.id, "the ring is read again");
         }
     }
 
@@ -392,6 +398,10 @@ impl Dispatcher {
     async fn next_job(&mut self, now: &State, flush: bool) -> Result<Option<Job>, FetchError> {
         if let Some(job) = self.jobs.pop_front() {
             return Ok(Some(job));
+        }
+        if !self.later.may_begin(self.limits.in_flight as usize) {
+            self.due = None;
+            return Ok(None);
         }
         if self.purges != now.purges {
             self.purges = now.purges;
@@ -448,7 +458,7 @@ impl Dispatcher {
         gone.iter().filter(|h| h.range.first() >= range.first()).for_each(|h| self.shared.stats.missed(h));
         over.forget(last);
         self.ahead = (last, Fetched { blocks: rest, holes, over, end: end.max(last) });
-        Ok(Some(Job { part, events, blocks: Some(taken) }))
+        Ok(Some(Job { events, blocks: Some(taken), ..Job::of(part) }))
     }
 
     /// Where the batch ends that begins with `free`.
@@ -552,7 +562,7 @@ async fn ask(shared: Arc<Shared>) {
     match tokio::time::timeout(limit, shared.sink.check()).await {
         Ok(Ok(())) => debug!(sink = %shared.id, "the far side is ready"),
         Ok(Err(e)) => {
-            warn!(sink = %shared.id, error = %flight::chain(&e), "the far side is not ready, events wait")
+            warn!(sink = %shared.id, error = %verdict::chain(&e), "the far side is not ready, events wait")
         }
         Err(_) => warn!(sink = %shared.id, "the far side gives no answer, events wait"),
     }

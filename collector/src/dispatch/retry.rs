@@ -31,8 +31,8 @@ impl Chance for Xorshift {
     }
 }
 
-/// Longest wait that the far side can ask for.
-pub const AFTER_MOST: Duration = Duration::from_secs(3600);
+/// Longest wait that the far side can ask for: a day, as the sinks read it.
+pub const AFTER_MOST: Duration = tidegate_sinks::http::classify::RETRY_AFTER_MAX;
 
 /// Decorrelated jitter: each pause is evenly spread between `first` and three times the one
 /// before, at most `most`. (Brooker, "Exponential Backoff and Jitter", 2015.)
@@ -59,19 +59,38 @@ impl Backoff {
         self.last = Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX));
         self.last
     }
+
+    /// Begins again with the shortest.
+    pub fn reset(&mut self) {
+        self.last = self.first;
+    }
 }
 
 /// What follows from a failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The same batch again after this time.
-    Wait(Duration),
+    /// The same batch again after `pause`; nobody before `after`, where the far side asked for that.
+    Wait {
+        /// At least `after`.
+        pause: Duration,
+        /// What the far side asked for, at most [`AFTER_MOST`].
+        after: Option<Duration>,
+    },
     /// The halves alone.
     Split,
     /// The whole batch is refused for good.
     Reject(RejectReason),
-    /// Someone must act: again after this time, with an alarm.
-    Hold(Duration, String),
+    /// Someone must act: again after `pause`, with an alarm.
+    Hold {
+        /// At least `after`.
+        pause: Duration,
+        /// What the far side asked for, at most [`AFTER_MOST`].
+        after: Option<Duration>,
+        /// What to do.
+        advice: String,
+    },
+    /// Someone must act for this batch alone; the others go on.
+    Block(String),
 }
 
 /// Decides what follows from an error. `events` is the number of events in the batch.
@@ -82,17 +101,23 @@ pub fn next_step(
     backoff: &mut Backoff,
     chance: &mut dyn Chance,
 ) -> Step {
+    let wish = |after: &Option<Duration>| after.map(|a| a.min(AFTER_MOST));
+    let least = |pause: Duration, after: Option<Duration>| after.map_or(pause, |a| a.max(pause));
     match error {
         DeliverError::Retry { after, .. } => {
-            let own = backoff.next(chance);
-            Step::Wait(after.map_or(own, |a| a.min(AFTER_MOST).max(own)))
+            let after = wish(after);
+            Step::Wait { pause: least(backoff.next(chance), after), after }
         }
         DeliverError::Split { .. } if events > 1 => Step::Split,
         DeliverError::Split { .. } => Step::Reject(RejectReason::TooLarge),
         DeliverError::Reject { reason, .. } => Step::Reject(*reason),
-        DeliverError::Stop { advice, .. } => Step::Hold(held, advice.clone()),
+        DeliverError::Stop { after, advice, .. } => {
+            let after = wish(after);
+            Step::Hold { pause: least(held, after), after, advice: advice.clone() }
+        }
+        DeliverError::Blocked { advice, .. } => Step::Block(advice.clone()),
         // what is not understood is tried again
-        _ => Step::Wait(backoff.next(chance)),
+        _ => Step::Wait { pause: backoff.next(chance), after: None },
     }
 }
 
@@ -121,11 +146,12 @@ mod tests {
         }
 
         #[test]
-        fn the_far_sides_wish_is_honoured_up_to_an_hour(seed: u64, after in 0u64..1_000_000) {
+        fn the_far_sides_wish_is_honoured_up_to_a_day(seed: u64, after in 0u64..1_000_000) {
             let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
             let e = DeliverError::Retry { after: Some(Duration::from_secs(after)), source: error("x") };
             let step = next_step(&e, 1, Duration::ZERO, &mut backoff, &mut Xorshift::new(seed));
-            let Step::Wait(pause) = step else { panic!("{step:?}") };
+            let Step::Wait { pause, after: all } = step else { panic!("{step:?}") };
+            prop_assert_eq!(all, Some(Duration::from_secs(after.min(86_400))));
             prop_assert!(pause >= Duration::from_secs(after).min(AFTER_MOST));
             prop_assert!(pause <= AFTER_MOST.max(Duration::from_secs(1)));
         }
@@ -136,14 +162,22 @@ mod tests {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
         let mut chance = Xorshift::new(1);
         let mut step = |e, events| next_step(&e, events, Duration::from_secs(9), &mut backoff, &mut chance);
-        assert!(matches!(step(DeliverError::Retry { after: None, source: error("x") }, 5), Step::Wait(_)));
+        assert!(matches!(
+            step(DeliverError::Retry { after: None, source: error("x") }, 5),
+            Step::Wait { .. }
+        ));
         assert_eq!(step(DeliverError::Split { source: error("x") }, 5), Step::Split);
         let single = step(DeliverError::Split { source: error("x") }, 1);
         assert_eq!(single, Step::Reject(RejectReason::TooLarge));
         let invalid = DeliverError::Reject { reason: RejectReason::Invalid, source: error("x") };
         assert_eq!(step(invalid, 5), Step::Reject(RejectReason::Invalid));
-        let stop = DeliverError::Stop { advice: "do".into(), source: error("x") };
-        assert_eq!(step(stop, 5), Step::Hold(Duration::from_secs(9), "do".into()));
+        let seconds = Duration::from_secs;
+        for (after, pause) in [(None, 9), (Some(seconds(3)), 9), (Some(seconds(600)), 600)] {
+            let stop = DeliverError::Stop { after, advice: "do".into(), source: error("x") };
+            assert_eq!(step(stop, 5), Step::Hold { pause: seconds(pause), after, advice: "do".into() });
+        }
+        let blocked = DeliverError::Blocked { advice: "move it".into(), source: error("x") };
+        assert_eq!(step(blocked, 5), Step::Block("move it".into()));
     }
 
     #[test]

@@ -4,10 +4,36 @@ use std::sync::{Mutex, PoisonError};
 
 use tidegate_proto::ids::Seq;
 use tidegate_proto::level::LossReason;
-use tidegate_ring::Hole;
+use tidegate_ring::{Hole, Part};
 use tokio::sync::watch;
 
 use crate::pipeline::SinkProgress;
+
+/// Why events wait that should go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Why {
+    /// The far side, credentials or settings need someone.
+    Stopped,
+    /// The far side refuses whatever it is sent.
+    Refused,
+    /// The far side cannot be reached, or asks to wait for long.
+    Unreachable,
+    /// Single batches wait alone.
+    Blocked,
+    /// The ring cannot be read.
+    Ring,
+    /// This run cannot be made into a batch.
+    Making(Part),
+    /// What became of this run cannot be put down.
+    Settling(Part),
+}
+
+/// The words of a [`Why`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Reason {
+    words: String,
+    cause: String,
+}
 
 /// What a dispatcher counts for progress; the account itself is the ring's.
 #[derive(Debug, Default)]
@@ -21,7 +47,7 @@ pub struct Stats {
     pub(super) waiting: AtomicU64,
     last_ns: AtomicI64,
     attempts: Mutex<BTreeMap<&'static str, u64>>,
-    held: Mutex<Option<String>>,
+    held: Mutex<BTreeMap<Why, Reason>>,
     missed: Mutex<BTreeMap<LossReason, Missed>>,
     paused: watch::Sender<bool>,
 }
@@ -49,14 +75,36 @@ impl Stats {
         self.last_ns.store(ns, Ordering::Relaxed);
     }
 
-    /// Notes why the sink holds, `None` when it does not; whether that is news.
-    pub(super) fn hold(&self, why: Option<&str>) -> bool {
+    /// Notes why events wait, in our own words, and what the far side says of it; whether there was no
+    /// such reason, or with other words.
+    pub(super) fn hold(&self, why: Why, words: &str, cause: &str) -> bool {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = held.as_deref() != why;
-        if news {
-            *held = why.map(str::to_owned);
-        }
-        news
+        let reason = Reason { words: words.to_owned(), cause: cause.to_owned() };
+        held.insert(why, reason).is_none_or(|before| before.words != words)
+    }
+
+    /// Whether events wait for that reason.
+    pub(super) fn holds(&self, why: Why) -> bool {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&why)
+    }
+
+    /// Notes that a reason has ended; whether there was one.
+    pub(super) fn free(&self, why: Why) -> bool {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&why).is_some()
+    }
+
+    /// Forgets what an earlier dispatcher has noted.
+    pub(super) fn free_all(&self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// All the reasons, each once.
+    fn held(&self, part: fn(&Reason) -> &String) -> Option<String> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words: Vec<&str> =
+            held.values().map(|r| part(r).as_str()).filter(|w| !w.is_empty()).collect();
+        words.dedup();
+        (!words.is_empty()).then(|| words.join("; "))
     }
 
     pub(super) fn missed(&self, hole: &Hole) {
@@ -104,7 +152,8 @@ impl Stats {
             waiting: get(&self.waiting),
             last_delivery_ns: Some(self.last_ns.load(Ordering::Relaxed)).filter(|n| *n != 0),
             paused: *self.paused.borrow(),
-            held: self.held.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            held: self.held(|r| &r.words),
+            cause: self.held(|r| &r.cause),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::control::InForce;
 use crate::gate::level::Ceilings;
 use crate::testing::{Answer, Fake, retry};
 
+mod failures;
 mod latency;
 mod metered;
 mod staged;
@@ -365,7 +366,7 @@ async fn a_sink_that_needs_someone_to_act_says_so_once_and_is_tried_rarely() {
         if now.load(Ordering::Relaxed) {
             return Answer::Take;
         }
-        Answer::Fail(DeliverError::Stop { advice: "renew the key".into(), source: "403".into() })
+        Answer::Fail(DeliverError::Stop { after: None, advice: "renew the key".into(), source: "403".into() })
     });
     let stats = bench.serve(&sink, options());
     for _ in 0..60 {

@@ -43,7 +43,8 @@ pub struct SinkProgress {
     pub deliveries: u64,
     /// Attempts that failed.
     pub failures: u64,
-    /// Attempts by what they came to: `ok`, `retry`, `timeout`, `split`, `hold`, `reject`.
+    /// Attempts by what they came to: `ok`, `retry`, `timeout`, `split`, `hold`, `blocked`,
+    /// `reject`, `panic`.
     pub attempts: BTreeMap<&'static str, u64>,
     /// Places of the ring that are not settled yet; an upper bound of the events that wait.
     pub waiting: u64,
@@ -51,8 +52,10 @@ pub struct SinkProgress {
     pub last_delivery_ns: Option<i64>,
     /// Whether it is paused.
     pub paused: bool,
-    /// Why it holds, if it does.
+    /// Why it holds, if it does, in our own words.
     pub held: Option<String>,
+    /// What the far side says of it. May quote what it was sent: it stays on this host.
+    pub cause: Option<String>,
 }
 
 /// How a source came to its end.
@@ -187,7 +190,7 @@ impl Summary {
             let sink = serde_json::json!({
                 "bytes": s.bytes, "deliveries": s.deliveries, "failures": s.failures,
                 "last_delivery": s.last_delivery_ns.map(tidegate_proto::time::format_rfc3339),
-                "held": s.held,
+                "held": s.held, "cause": s.cause,
             });
             (name.clone(), sink)
         });
@@ -242,6 +245,9 @@ impl fmt::Display for Summary {
             writeln!(f, "; {} in {} deliveries", show_bytes(more.bytes), more.deliveries)?;
             if let Some(why) = &more.held {
                 writeln!(f, "  holds: {why}")?;
+            }
+            if let Some(cause) = &more.cause {
+                writeln!(f, "  cause: {cause}")?;
             }
         }
         for source in &self.sources {

@@ -89,7 +89,7 @@ impl Api {
             if number <= begun && !error::lacks_permission(&reply) {
                 // older than the attempt, they may have ended; the next attempt has fresh ones
                 return Err(match self.fail(&url, &reply) {
-                    DeliverError::Stop { source, .. } => DeliverError::Retry { after: None, source },
+                    DeliverError::Stop { after, source, .. } => DeliverError::Retry { after, source },
                     other => other,
                 });
             }

@@ -40,7 +40,7 @@ pub(super) enum AuthError {
 impl From<AuthError> for DeliverError {
     fn from(error: AuthError) -> DeliverError {
         let advice = "mend the credentials that the configuration names".to_owned();
-        DeliverError::Stop { advice, source: Box::new(error) }
+        DeliverError::Stop { after: None, advice, source: Box::new(error) }
     }
 }
 

@@ -85,6 +85,7 @@ impl Broker {
         request = request.header("content-type", "application/json")?.body(body);
         if let Some(token) = &self.token {
             let token = token.resolve().map_err(|e| DeliverError::Stop {
+                after: None,
                 advice: "mend sas_broker.token".to_owned(),
                 source: Box::new(e),
             })?;
@@ -98,7 +99,7 @@ impl Broker {
                 Class::Stop | Class::Refused => {
                     let advice =
                         "check sas_broker: its url, its token, and that it knows this host".to_owned();
-                    DeliverError::Stop { advice, source }
+                    DeliverError::Stop { after, advice, source }
                 }
                 _ => DeliverError::Retry { after, source },
             });
@@ -110,6 +111,7 @@ impl Broker {
             |u: &Url| (u.scheme().to_owned(), u.host_str().map(str::to_owned), u.port_or_known_default());
         if place(&url) != place(container) || url.path().trim_end_matches('/') != container.path() {
             return Err(DeliverError::Stop {
+                after: None,
                 advice: "the broker names another container than the settings: mend one of them".to_owned(),
                 source: Box::new(NoSas("another container".to_owned())),
             });

@@ -9,7 +9,7 @@ use crate::http::classify::{self, BadReply, Class};
 /// An answer with the service's code.
 #[derive(Debug, thiserror::Error)]
 #[error("{code}{}{reply}", if code.is_empty() { "" } else { ": " })]
-pub(super) struct ServiceError {
+pub(crate) struct ServiceError {
     /// `x-ms-error-code`, or the code in the body; empty when there is none.
     pub code: String,
     pub request_id: String,
@@ -61,7 +61,7 @@ pub(super) fn of_reply(destination: &str, reply: &Reply, now: SystemTime, creden
     let code = code(reply);
     let after = classify::wait(reply, now);
     let said = match reply.header("location") {
-        Some(to) => format!("redirected to {}, which is not followed", crate::http::redact(to)),
+        Some(to) => classify::redirected(to),
         None => message(reply),
     };
     let request_id = classify::printable(reply.header("x-ms-request-id").unwrap_or_default(), 64);
@@ -109,7 +109,7 @@ pub(super) fn of_reply(destination: &str, reply: &Reply, now: SystemTime, creden
     let reply = BadReply::new(destination, reply.status, &said);
     let source = Box::new(ServiceError { code, request_id, reply });
     match class {
-        Class::Stop => DeliverError::Stop { advice, source },
+        Class::Stop => DeliverError::Stop { after, advice, source },
         Class::Split => DeliverError::Split { source },
         Class::Ok | Class::Retry | Class::Refused => DeliverError::Retry { after, source },
     }

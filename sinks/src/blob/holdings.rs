@@ -53,6 +53,7 @@ impl BlobHoldings {
 
     fn here(&self, destination: &str) -> Result<Url, DeliverError> {
         self.url(destination).ok_or_else(|| DeliverError::Stop {
+            after: None,
             advice: "set the sink to the container that it was delivered to".to_owned(),
             source: Box::new(Elsewhere(redact(destination))),
         })

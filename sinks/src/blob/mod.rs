@@ -34,7 +34,7 @@ mod assertion;
 mod auth;
 mod broker;
 mod config;
-mod error;
+pub(crate) mod error;
 mod holdings;
 mod kept;
 mod list;

@@ -256,7 +256,7 @@ async fn where_a_policy_forbids_changes_more_events_are_enough_and_fewer_are_not
     sink.deliver(&batch_of(41, 80, |n| n > 60)).await.unwrap();
     fake.account().immutable = true;
     let error = sink.deliver(&batch(41, 80)).await.unwrap_err();
-    assert!(matches!(error, DeliverError::Stop { .. }), "{error:?}");
+    assert!(matches!(error, DeliverError::Blocked { .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -270,7 +270,7 @@ async fn a_foreign_blob_of_the_name_is_left_alone_and_held() {
         (blob.bytes, blob.headers) = (b"theirs".to_vec(), Vec::new());
     }
     let error = sink.deliver(&batch(1, 4)).await.unwrap_err();
-    let DeliverError::Stop { advice, .. } = &error else { panic!("{error:?}") };
+    let DeliverError::Blocked { advice, .. } = &error else { panic!("{error:?}") };
     assert!(advice.contains("move it away"), "{advice}");
     assert_eq!(fake.account().blobs.values().next().unwrap().bytes, b"theirs");
 }

@@ -242,6 +242,7 @@ impl Tokens {
         let mut reply = self.client.send(request).await?;
         if let (From::Arc { folder, .. }, 401) = (&self.from, reply.status) {
             let key = arc::key(&reply, folder).map_err(|e| DeliverError::Stop {
+                after: None,
                 advice: "check the Arc agent on this machine, and that the collector's user is in its group \
                          (himds)"
                     .to_owned(),
@@ -265,6 +266,7 @@ impl Tokens {
             // the authority says 400 of wrong credentials (RFC 6749, section 5.2)
             return Err(match classify::status(reply.status) {
                 Class::Stop | Class::Refused => DeliverError::Stop {
+                    after,
                     advice: "check the identity: kind, client_id, tenant_id and its secret or token file, \
                              and that this machine has one"
                         .to_owned(),
@@ -290,6 +292,7 @@ impl Tokens {
 
     fn request(&self) -> Result<Request, DeliverError> {
         let wrong = |e: crate::secret::SecretError| DeliverError::Stop {
+            after: None,
             advice: "mend the secret or token file of the identity".to_owned(),
             source: Box::new(e),
         };
@@ -339,6 +342,7 @@ impl Tokens {
                 From::ClientCertificate(signer) => {
                     let made = signer.assertion(url.as_str(), &self.client_id, self.client.clock());
                     let token = made.map_err(|e| DeliverError::Stop {
+                        after: None,
                         advice: "mend the certificate and key of the identity".to_owned(),
                         source: Box::new(e),
                     })?;

@@ -55,7 +55,7 @@ impl BlobSink {
         if there.reply.header(TAG) != Some(&part.tag) {
             let advice =
                 format!("look at {destination}: move it away, or give this collector its own layout");
-            return Err(DeliverError::Stop { advice, source: Box::new(InTheWay::Foreign(destination)) });
+            return Err(DeliverError::Blocked { advice, source: Box::new(InTheWay::Foreign(destination)) });
         }
         if let Some(found) = self.same(part, &there) {
             return Ok(found);
@@ -72,7 +72,7 @@ impl BlobSink {
                     return Ok(Object { sha256, len: there.len, events: held, ..object });
                 }
                 let advice = format!("look at {destination}: its events are not complete");
-                Err(DeliverError::Stop { advice, source: Box::new(InTheWay::Immutable(destination)) })
+                Err(DeliverError::Blocked { advice, source: Box::new(InTheWay::Immutable(destination)) })
             }
         }
     }

@@ -102,6 +102,22 @@ async fn what_stands_in_the_way_needs_someone() {
 }
 
 #[tokio::test]
+async fn a_folder_in_a_files_place_stops_that_batch_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = sink(dir.path(), "");
+    let done = sink.deliver(&batch(1, 4)).await.unwrap();
+    let path = PathBuf::from(&done.objects[0].destination);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir_all(path.join("theirs")).unwrap();
+    let error = sink.deliver(&batch(1, 4)).await.unwrap_err();
+    let DeliverError::Blocked { advice, .. } = &error else { panic!("{error:?}") };
+    assert!(advice.contains(path.to_str().unwrap()), "{advice}");
+    sink.deliver(&batch(5, 8)).await.unwrap();
+    fs::remove_dir_all(&path).unwrap();
+    sink.deliver(&batch(1, 4)).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_attempt_that_ended_half_way_leaves_nothing_under_the_final_name() {
     let dir = tempfile::tempdir().unwrap();
     let sink = sink(dir.path(), "");

@@ -70,7 +70,7 @@ pub(super) enum Outcome {
     /// None will ever be taken.
     Reject(RejectReason, String),
     /// Nothing passes until someone acts.
-    Stop { advice: &'static str, why: String },
+    Stop { after: Option<Duration>, advice: &'static str, why: String },
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -102,13 +102,20 @@ impl Reply {
             204 => Outcome::Delivered(Vec::new()),
             413 if events > 1 => Outcome::Split(why),
             413 => Outcome::Reject(RejectReason::TooLarge, why),
-            401 => Outcome::Stop { advice: "check the tenant tokens of this sink", why },
-            403 => Outcome::Stop { advice: "ask the endpoint's operator: over quota, or not allowed", why },
-            407 => Outcome::Stop { advice: "check the user and password of the proxy", why },
-            404 | 405 | 415 | 501 | 505 => {
-                Outcome::Stop { advice: "check the sink's url: nothing there speaks this protocol", why }
-            }
+            401 => Outcome::Stop { after, advice: "check the tenant tokens of this sink", why },
+            403 => Outcome::Stop {
+                after,
+                advice: "ask the endpoint's operator: over quota, or not allowed",
+                why,
+            },
+            407 => Outcome::Stop { after, advice: "check the user and password of the proxy", why },
+            404 | 405 | 415 | 501 | 505 => Outcome::Stop {
+                after,
+                advice: "check the sink's url: nothing there speaks this protocol",
+                why,
+            },
             300..=399 => Outcome::Stop {
+                after,
                 advice: "check the sink's url: it is answered with a redirect, which is not followed",
                 why,
             },

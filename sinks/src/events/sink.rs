@@ -170,6 +170,7 @@ impl EventsSink {
         let all = tenants.iter().filter_map(|t| self.parts.mapping.tenants.get(*t));
         let tokens: Result<Vec<String>, _> = all.map(Tenant::token_now).collect();
         let tokens = tokens.map_err(|e| DeliverError::Stop {
+            after: None,
             advice: "mend the tenant tokens of this sink; for another tenant, reload".to_owned(),
             source: Box::new(e),
         })?;
@@ -229,9 +230,9 @@ impl EventsSink {
                 set_aside();
                 Err(DeliverError::Split { source: said(why) })
             }
-            Outcome::Stop { advice, why } => {
+            Outcome::Stop { after, advice, why } => {
                 set_aside();
-                Err(DeliverError::Stop { advice: advice.to_owned(), source: said(why) })
+                Err(DeliverError::Stop { after, advice: advice.to_owned(), source: said(why) })
             }
         }
     }
@@ -252,7 +253,7 @@ impl EventsSink {
         let here = tenants.iter().any(|t| named.contains(t));
         let outcome = match outcome {
             // the refusal was about the killed ones; without them the next attempt may pass
-            Outcome::Stop { why, .. } if here && !none_free => Outcome::Retry { after: None, why },
+            Outcome::Stop { after, why, .. } if here && !none_free => Outcome::Retry { after, why },
             outcome => outcome,
         };
         let only_this = if kill.duration.is_none() { named } else { Vec::new() };
@@ -280,8 +281,8 @@ impl Sink for EventsSink {
             match reply.outcome(1, self.parts.transport.client.clock().now()) {
                 // the question needs no method of its own
                 Outcome::Stop { .. } if reply.status == 405 || reply.status == 501 => Ok(()),
-                Outcome::Stop { advice, why } => {
-                    Err(DeliverError::Stop { advice: advice.to_owned(), source: said(why) })
+                Outcome::Stop { after, advice, why } => {
+                    Err(DeliverError::Stop { after, advice: advice.to_owned(), source: said(why) })
                 }
                 Outcome::Retry { after, why } if reply.status != 200 => {
                     Err(DeliverError::Retry { after, source: said(why) })

@@ -89,6 +89,15 @@ pub fn skew(reply: &Reply, now: SystemTime) -> Option<String> {
     (off > SKEW_MAX).then(|| format!("this machine's clock is {minutes} minutes {word} of the service's"))
 }
 
+/// What is said of a redirect begins with it.
+const REDIRECTED: &str = "redirected to ";
+
+/// What is said of a redirect; its query is left out.
+#[must_use]
+pub fn redirected(to: &str) -> String {
+    format!("{REDIRECTED}{}, which is not followed: check the address", super::redact(to))
+}
+
 /// A reply that was not the one hoped for. Holds no secret.
 #[derive(Debug, thiserror::Error)]
 #[error("{destination} answered {status}{}{said}", if said.is_empty() { "" } else { ": " })]
@@ -107,6 +116,15 @@ impl BadReply {
     pub fn new(destination: &str, status: u16, said: &str) -> BadReply {
         BadReply { destination: destination.to_owned(), status, said: printable(said, 200) }
     }
+
+    /// The same without what the server said, but for where it redirects to.
+    #[must_use]
+    pub fn outline(&self) -> String {
+        if matches!(self.status, 300..=399) && self.said.starts_with(REDIRECTED) {
+            return self.to_string();
+        }
+        format!("{} answered {}", self.destination, self.status)
+    }
 }
 
 /// At most `max` characters, what is not printable left out.
@@ -121,13 +139,12 @@ pub fn printable(text: &str, max: usize) -> String {
 #[must_use]
 pub fn reply_error(destination: &str, reply: &Reply, now: SystemTime, advice: &str) -> DeliverError {
     let after = wait(reply, now);
-    let said = reply.header("location").map_or_else(
-        || String::from_utf8_lossy(reply.body.bytes()).into_owned(),
-        |to| format!("redirected to {}, which is not followed", super::redact(to)),
-    );
+    let said = reply
+        .header("location")
+        .map_or_else(|| String::from_utf8_lossy(reply.body.bytes()).into_owned(), redirected);
     let source = Box::new(BadReply::new(destination, reply.status, &said));
     match status(reply.status) {
-        Class::Stop => DeliverError::Stop { advice: advice.to_owned(), source },
+        Class::Stop => DeliverError::Stop { after, advice: advice.to_owned(), source },
         Class::Split => DeliverError::Split { source },
         Class::Ok | Class::Retry | Class::Refused => DeliverError::Retry { after, source },
     }
@@ -150,7 +167,7 @@ impl From<HttpError> for DeliverError {
             HttpError::Request(_) => "check the address in the configuration".to_owned(),
             _ => return DeliverError::Retry { after: None, source: Box::new(error) },
         };
-        DeliverError::Stop { advice, source: Box::new(error) }
+        DeliverError::Stop { after: None, advice, source: Box::new(error) }
     }
 }
 

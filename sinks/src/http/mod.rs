@@ -113,7 +113,7 @@ pub enum HttpBuildError {
 #[non_exhaustive]
 pub enum HttpError {
     /// The name is not found.
-    #[error("{host}: the name is not found: {detail}")]
+    #[error("{host}: the name is not found, check the address and DNS: {detail}")]
     Dns {
         /// The host.
         host: String,
@@ -121,7 +121,7 @@ pub enum HttpError {
         detail: String,
     },
     /// No connection.
-    #[error("{host}: cannot connect: {detail}")]
+    #[error("{host}: cannot connect, check the address, its port and firewalls: {detail}")]
     Connect {
         /// The host.
         host: String,

@@ -27,7 +27,7 @@ pub(super) fn understood(error: &Error, events: usize) -> DeliverError {
         other => (None, other.to_string()),
     };
     let source: BoxError = Box::new(Said(printable(text.trim_end(), 300)));
-    let stop = |advice: &str, source| DeliverError::Stop { advice: advice.to_owned(), source };
+    let stop = |advice: &str, source| DeliverError::Stop { after: None, advice: advice.to_owned(), source };
     use ProtocolError as P;
     match code {
         Some(P::MessageTooLarge | P::RecordListTooLarge) if events > 1 => DeliverError::Split { source },

@@ -78,7 +78,7 @@ fn secret(reference: &SecretRef) -> Result<String, DeliverError> {
         Ok(secret) => Ok(secret.expose().clone()),
         Err(e) => {
             let advice = "make the secret of this sink's auth readable".to_owned();
-            Err(DeliverError::Stop { advice, source: Box::new(e) })
+            Err(DeliverError::Stop { after: None, advice, source: Box::new(e) })
         }
     }
 }
@@ -143,6 +143,7 @@ impl KafkaSink {
             .backoff_config(backoff);
         if let Some(tls) = &config.tls {
             let tls = tls.build_plain(&self.parts.ctx).map_err(|e| DeliverError::Stop {
+                after: None,
                 advice: "mend the CA, certificate or key of this sink's tls".to_owned(),
                 source: Box::new(e),
             })?;
@@ -157,7 +158,7 @@ impl KafkaSink {
         else {
             let why = format!("the brokers show no topic \"{}\" to this user", config.topic);
             let advice = "create the topic, or check its name and this user's rights".to_owned();
-            return Err(DeliverError::Stop { advice, source: Box::new(Said(why)) });
+            return Err(DeliverError::Stop { after: None, advice, source: Box::new(Said(why)) });
         };
         let partitions = topic.partitions.into_iter().collect();
         Ok(Topic { client, partitions, open: BTreeMap::new() })

@@ -45,6 +45,7 @@ pub(super) enum Outcome {
     Split(String),
     Reject(RejectReason, String),
     Stop {
+        after: Option<Duration>,
         advice: &'static str,
         why: String,
     },
@@ -93,8 +94,8 @@ pub(super) fn http(
         }
         (413, _) if events > 1 => Outcome::Split(why),
         (413, _) => Outcome::Reject(RejectReason::TooLarge, why),
-        (401 | 403 | 407, _) => Outcome::Stop { advice: CREDENTIALS, why },
-        (404 | 405 | 415 | 501 | 505 | 300..=399, _) => Outcome::Stop { advice: ADDRESS, why },
+        (401 | 403 | 407, _) => Outcome::Stop { after, advice: CREDENTIALS, why },
+        (404 | 405 | 415 | 501 | 505 | 300..=399, _) => Outcome::Stop { after, advice: ADDRESS, why },
         (408 | 429, _) => Outcome::Retry { after, why },
         (400..=499, _) => Outcome::Reject(RejectReason::Invalid, why),
         _ => Outcome::Retry { after, why },
@@ -105,6 +106,7 @@ pub(super) fn http(
 /// and the frames of its body.
 pub(super) fn grpc(code: u32, message: &str, details: Option<&[u8]>, body: &[u8], events: usize) -> Outcome {
     let why = words(&format!("gRPC status {code}: {message}")).trim_end_matches([' ', ':']).to_owned();
+    let after = details.and_then(delay);
     let lower = message.to_ascii_lowercase();
     let too_large = matches!(code, 8 | 11) && (lower.contains("larger than") || lower.contains("too large"));
     match code {
@@ -117,9 +119,9 @@ pub(super) fn grpc(code: u32, message: &str, details: Option<&[u8]>, body: &[u8]
         _ if too_large && events > 1 => Outcome::Split(why),
         _ if too_large => Outcome::Reject(RejectReason::TooLarge, why),
         3 | 6 | 9 => Outcome::Reject(RejectReason::Invalid, why),
-        7 | 16 => Outcome::Stop { advice: CREDENTIALS, why },
-        5 | 12 => Outcome::Stop { advice: ADDRESS, why },
-        _ => Outcome::Retry { after: details.and_then(delay), why },
+        7 | 16 => Outcome::Stop { after, advice: CREDENTIALS, why },
+        5 | 12 => Outcome::Stop { after, advice: ADDRESS, why },
+        _ => Outcome::Retry { after, why },
     }
 }
 
@@ -166,7 +168,7 @@ mod tests {
                     413 if events > 1 => matches!(outcome, Outcome::Split(_)),
                     413 => matches!(outcome, Outcome::Reject(RejectReason::TooLarge, _)),
                     300..=399 | 401 | 403..=405 | 407 | 415 | 501 | 505 => {
-                        matches!(outcome, Outcome::Stop { .. })
+                        matches!(outcome, Outcome::Stop { after: Some(_), .. })
                     }
                     408 | 429 => matches!(outcome, Outcome::Retry { after: Some(_), .. }),
                     400..=499 => matches!(outcome, Outcome::Reject(RejectReason::Invalid, _)),
@@ -243,5 +245,7 @@ mod tests {
         assert_eq!(wait(&status(i64::MAX)), Some(WAIT_MAX));
         assert_eq!(wait(&status(-1)), None);
         assert_eq!(wait(b"\xff"), None);
+        let stop = grpc(7, "", Some(&status(7)), b"", 1);
+        assert!(matches!(stop, Outcome::Stop { after: Some(d), .. } if d.as_millis() == 7_500), "{stop:?}");
     }
 }

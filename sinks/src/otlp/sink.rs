@@ -87,6 +87,7 @@ impl OtlpSink {
         let mut request = Request::new(Method::POST, self.0.url.clone());
         for (name, reference) in &self.0.headers {
             let value = header(name, reference).map_err(|e| DeliverError::Stop {
+                after: None,
                 advice: "make the secrets of this sink's headers readable".to_owned(),
                 source: Box::new(e),
             })?;
@@ -185,8 +186,8 @@ impl OtlpSink {
             Outcome::Retry { after, why } => Err(DeliverError::Retry { after, source: said(why) }),
             Outcome::Split(why) => Err(DeliverError::Split { source: said(why) }),
             Outcome::Reject(reason, why) => Err(DeliverError::Reject { reason, source: said(why) }),
-            Outcome::Stop { advice, why } => {
-                Err(DeliverError::Stop { advice: advice.to_owned(), source: said(why) })
+            Outcome::Stop { after, advice, why } => {
+                Err(DeliverError::Stop { after, advice: advice.to_owned(), source: said(why) })
             }
         }
     }
@@ -233,8 +234,8 @@ impl Sink for OtlpSink {
         Box::pin(async {
             let (reply, _) = self.export(ExportRequest::default()).await?;
             match self.understand(&reply, 1) {
-                Outcome::Stop { advice, why } => {
-                    Err(DeliverError::Stop { advice: advice.to_owned(), source: said(why) })
+                Outcome::Stop { after, advice, why } => {
+                    Err(DeliverError::Stop { after, advice: advice.to_owned(), source: said(why) })
                 }
                 Outcome::Retry { after, why } => Err(DeliverError::Retry { after, source: said(why) }),
                 _ => Ok(()),

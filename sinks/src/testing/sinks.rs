@@ -175,6 +175,7 @@ impl Sink for UnreliableSink {
                 }
                 Mishap::RetryAfter(after) => Err(retry(Some(after), "asked to wait")),
                 Mishap::Stop => Err(DeliverError::Stop {
+                    after: None,
                     advice: "mend the test's far side".to_owned(),
                     source: "refused".into(),
                 }),

@@ -21,6 +21,8 @@ struct Stepwise {
     /// Places of a run, from its first step.
     ready: Mutex<HashMap<(u64, u64), Vec<u64>>>,
     taken: Mutex<Vec<u64>>,
+    /// It panics over the run with this place, before there is a byte.
+    breaks: Mutex<Option<Seq>>,
 }
 
 impl std::fmt::Debug for Stepwise {
@@ -39,6 +41,7 @@ impl Stepwise {
             encoded: Default::default(),
             ready: Mutex::default(),
             taken: Mutex::default(),
+            breaks: Mutex::default(),
         })
     }
 
@@ -73,6 +76,10 @@ impl Sink for Stepwise {
 
 impl Staged for Stepwise {
     fn encode<'a>(&'a self, batch: &'a SinkBatch) -> BoxFuture<'a, Result<Ready, DeliverError>> {
+        let breaks = *self.breaks.lock().unwrap();
+        if breaks.is_some_and(|place| batch.range().contains(place)) {
+            std::panic::resume_unwind(Box::new("broken"));
+        }
         Box::pin(async move {
             self.encoded.fetch_add(1, Ordering::Relaxed);
             let run = (batch.range().first().0, batch.range().last().0);
@@ -102,8 +109,8 @@ impl Staged for Stepwise {
 }
 
 impl Bench {
-    fn serve_stepwise(&mut self, sink: &Arc<Stepwise>, options: SinkOptions) {
-        self.serve_any(Arc::clone(sink) as Arc<dyn Sink>, options);
+    fn serve_stepwise(&mut self, sink: &Arc<Stepwise>, options: SinkOptions) -> Arc<Stats> {
+        self.serve_any(Arc::clone(sink) as Arc<dyn Sink>, options)
     }
 }
 
@@ -180,4 +187,46 @@ async fn a_lowered_level_takes_what_is_encoded_along() {
     let account = bench.ring.account();
     account.check().unwrap();
     assert_eq!(account.sinks[sink.id()].lost[&LossReason::Level], [0, 0, 3, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_breaks_down_before_there_are_bytes_waits_alone() {
+    let mut bench = Bench::new();
+    let sink = Stepwise::new("s", |_, _| Answer::Take);
+    *sink.breaks.lock().unwrap() = Some(Seq(15));
+    bench.append(20, &[2; 10]).await;
+    let stats = bench.serve_stepwise(&sink, options());
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let others: Vec<u64> = (1..=10).chain(21..=200).collect();
+    assert_eq!(sink.taken(), others);
+    assert!(stats.progress().held.unwrap().contains("broke down"));
+    let panics = stats.progress().attempts["panic"];
+    assert!((25..=150).contains(&panics), "{panics} attempts at it, a minute or two apart at last");
+    assert!(bench.workshop.try_place().is_some(), "it gave its place back");
+    *sink.breaks.lock().unwrap() = None;
+    tokio::time::sleep(Duration::from_secs(121)).await;
+    assert_eq!((sink.taken(), stats.progress().held), (all(200), None));
+    bench.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whole_refusals_are_told_from_single_ones_though_the_events_were_let_go() {
+    let reason = RejectReason::Invalid;
+    let bad = move |seq| Rejected { seq: Seq(seq), reason, detail: "bad".into() };
+    for whole in [false, true] {
+        let mut bench = Bench::new();
+        bench.append(40, &[2; 10]).await;
+        let sink = Stepwise::new("s", move |_, range| {
+            let last = if whole { range.last() } else { range.first() };
+            Answer::TakeBut((range.first().0..=last.0).map(bad).collect())
+        });
+        let stats = bench.serve_stepwise(&sink, options());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let held = stats.progress().held;
+        assert_eq!(held.is_some(), whole, "{held:?}");
+        let own = bench.ring.account().sinks[sink.id()].clone();
+        let (delivered, rejected) = if whole { (0, 90) } else { (360, 40) };
+        assert_eq!((own.delivered[2], own.rejected[2]), (delivered, rejected), "{whole}");
+        bench.abort.cancel();
+    }
 }

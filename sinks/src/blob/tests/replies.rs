@@ -34,6 +34,17 @@ async fn who_must_act_is_told_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_asks_to_wait_carries_the_wish() {
+    for status in [401, 403] {
+        let error = outcome(error_reply(status, "").with("retry-after", "600")).await;
+        assert!(
+            matches!(error, DeliverError::Stop { after: Some(d), .. } if d.as_secs() == 600),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_may_pass_is_tried_again_and_what_is_too_large_is_split() {
     for (status, code) in [
         (500, "InternalError"),

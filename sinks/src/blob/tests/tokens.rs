@@ -376,7 +376,7 @@ async fn a_certificate_or_key_that_cannot_sign_holds_the_sink_and_stays_secret()
             key.display()
         ));
         let error = sink.deliver(&batch(1, 1)).await.unwrap_err();
-        let DeliverError::Stop { advice, source } = &error else { panic!("{error:?}") };
+        let DeliverError::Stop { advice, source, .. } = &error else { panic!("{error:?}") };
         assert!(advice.contains("certificate") && source.to_string().contains(word), "{word}: {error:?}");
         assert_eq!(cloud.handed(), 0);
         assert!(!format!("{error:?}").contains("PRIVATE"), "{error:?}");

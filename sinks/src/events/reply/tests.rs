@@ -97,6 +97,10 @@ fn a_wish_to_wait_is_passed_on() {
     assert!(matches!(busy.outcome(1, now()), Outcome::Retry { after: Some(d), .. } if d.as_secs() == 7));
     let date = Reply { retry_after: Some("Tue, 14 Nov 2023 22:13:50 GMT".into()), ..reply(429, "") };
     assert!(matches!(date.outcome(1, now()), Outcome::Retry { after: Some(d), .. } if d.as_secs() == 30));
+    for status in [401, 403] {
+        let over = Reply { retry_after: Some("600".into()), ..reply(status, "over quota") };
+        assert!(matches!(over.outcome(1, now()), Outcome::Stop { after: Some(d), .. } if d.as_secs() == 600));
+    }
 }
 
 #[test]

@@ -65,6 +65,9 @@ use stats::Why;
 pub use stats::{Missed, Stats};
 pub use workshop::Workshop;
 
+/// How soon a sink that found no place in the workshop looks again.
+const CROWDED: Duration = Duration::from_millis(20);
+
 /// How a sink is served.
 #[derive(Clone, Debug, Default)]
 pub struct SinkOptions {
@@ -349,7 +352,10 @@ impl Dispatcher {
                 Some(pause) => Some(pause),
                 None => {
                     let room = may && flights.len() < self.shared.allowed();
-                    self.due.into_iter().chain(self.later.next()).min().filter(|_| room)
+                    let due = self.due.into_iter().chain(self.later.next()).min().filter(|_| room);
+                    // what is due already must not spin here until there is a place; others' places come free untold
+                    let crowded = self.shared.waits(!flights.is_empty());
+                    due.map(|due| if crowded { due.max(Instant::now() + CROWDED) } else { due })
                 }
             };
             tokio::select! {

@@ -61,11 +61,17 @@ for exe in "$out"/tests/*.exe; do
     ;;
   esac
   code=0
-  TMP=$(windows "$tests") TEMP=$(windows "$tests") timeout 900 wine "$exe" "${only[@]}" --test-threads=2 "${skip[@]}" >"$work/test.log" 2>&1 || code=$?
+  try() { TMP=$(windows "$tests") TEMP=$(windows "$tests") timeout 900 wine "$exe" "${only[@]}" --test-threads=2 "${skip[@]}" >"$work/test.log" 2>&1; }
+  try || code=$?
+  if [ $code -ne 0 ] && ! grep -aq '^test result' "$work/test.log"; then
+    echo "WARNING: $name ended without a result (exit code $code, Wine): once more"
+    code=0
+    try || code=$?
+  fi
   result=$(grep -a '^test result' "$work/test.log" | tail -n 1 | tr -d '\r' || true)
   printf '%-32s %s\n' "$name" "$result"
   if [ $code -ne 0 ]; then
-    grep -av ' \.\.\. ok' "$work/test.log" | tail -n 60 >&2
+    { grep -av ' \.\.\. ok' "$work/test.log" || true; } | tail -n 60 >&2
     fail "$name: exit code $code"
   fi
 done

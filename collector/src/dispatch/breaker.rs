@@ -231,20 +231,20 @@ impl Pass<'_> {
 
     /// It failed and will be repeated after `pause`. `after` is what the far side asks all to wait.
     pub fn failure(mut self, pause: Duration, after: Option<Duration>) {
-        self.end(|b| {
-            b.failure(Instant::now(), pause);
-            if let Some(after) = after {
-                b.rest(Instant::now(), after);
-            }
-        });
+        self.end_badly(after, |b, now| b.failure(now, pause));
     }
 
     /// Nothing will pass until someone acts.
     pub fn hold(mut self, pause: Duration, after: Option<Duration>) {
+        self.end_badly(after, |b, now| b.hold(now, pause));
+    }
+
+    fn end_badly(&mut self, after: Option<Duration>, with: impl FnOnce(&mut Breaker, Instant)) {
         self.end(|b| {
-            b.hold(Instant::now(), pause);
+            let now = Instant::now();
+            with(b, now);
             if let Some(after) = after {
-                b.rest(Instant::now(), after);
+                b.rest(now, after);
             }
         });
     }

@@ -144,6 +144,7 @@ mod tests {
         }
         assert!(later.may_begin(3) && !later.may_begin(2));
     }
+
     #[tokio::test(start_paused = true)]
     async fn parts_in_other_lanes_wait_apart_though_they_begin_at_one_place() {
         let now = Instant::now();

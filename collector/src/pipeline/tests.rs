@@ -384,15 +384,20 @@ async fn disabling_stops_the_sources_and_enabling_lets_them_go_on_where_they_sto
     assert_eq!(sink.seen.lock().unwrap().repeats, 0);
 }
 
+/// A source of 100 events, in a collector that starts disabled and so makes nothing anew.
+fn disabled_parts(ring: &Arc<dyn Ring>, sink: &Arc<Fake>) -> Parts {
+    let mut parts = parts(ring, Counting::new(0, 100), &[sink]);
+    parts.options.until = Until::Stopped;
+    parts.options.remake.insert("count".to_owned(), Remake::new(|_| unreachable!("it never ran")));
+    parts
+}
+
 #[tokio::test(start_paused = true)]
 async fn disabled_at_the_start_no_source_runs_until_it_is_enabled() {
     let ring = ring();
     ring.put("telemetry.enabled", Some(b"0")).unwrap();
     let sink = Fake::fine("a");
-    let mut parts = parts(&ring, Counting::new(0, 100), &[&sink]);
-    parts.options.until = Until::Stopped;
-    parts.options.remake.insert("count".to_owned(), Remake::new(|_| unreachable!("it never ran")));
-    let running = Pipeline::start(parts).await.unwrap();
+    let running = Pipeline::start(disabled_parts(&ring, &sink)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!((running.progress().read, running.progress().sources_running), (0, 0));
     running.handle().control().set_enabled(true, &Who("me".to_owned())).await.unwrap();
@@ -408,10 +413,7 @@ async fn a_ring_that_may_have_lost_the_switch_starts_disabled_until_someone_enab
     ring.put("telemetry.enabled", Some(b"1")).unwrap();
     ring.put(tidegate_ring::UNSURE, Some(b"1")).unwrap();
     let sink = Fake::fine("a");
-    let mut parts = parts(&ring, Counting::new(0, 100), &[&sink]);
-    parts.options.until = Until::Stopped;
-    parts.options.remake.insert("count".to_owned(), Remake::new(|_| unreachable!("it never ran")));
-    let running = Pipeline::start(parts).await.unwrap();
+    let running = Pipeline::start(disabled_parts(&ring, &sink)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(running.progress().read, 0);
     assert!(ring.get(tidegate_ring::UNSURE).unwrap().is_some(), "another start is disabled too");

@@ -344,7 +344,6 @@ fn line(progress: &Progress) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     End,
-    #[cfg_attr(not(unix), expect(dead_code, reason = "there is no such signal"))]
     Reload,
 }
 

@@ -8,7 +8,9 @@ use std::process::Command;
 
 use sha2::{Digest as _, Sha256};
 use tidegate_proto::ids::{Seq, SeqRange};
-use tidegate_ring::{ChainEntry, chain_link};
+use tidegate_ring::ChainEntry;
+#[cfg(unix)]
+use tidegate_ring::chain_link;
 use tidegate_sinks::holdings::Held;
 
 use super::{Entry, Export, Object, Receipt, Reconciler, Report};

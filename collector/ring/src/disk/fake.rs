@@ -54,8 +54,9 @@ struct Inner {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeDisk(Arc<Mutex<Inner>>);
 
+/// What the system says of a medium that fails: `EIO`, or Windows' `ERROR_IO_DEVICE`.
 fn eio() -> io::Error {
-    io::Error::from_raw_os_error(5)
+    io::Error::from_raw_os_error(if cfg!(windows) { 1117 } else { 5 })
 }
 
 fn apply(bytes: &mut Vec<u8>, write: &Write) {

@@ -112,6 +112,7 @@ impl Scratch {
     fn new() -> io::Result<Scratch> {
         let name = format!("tidegate-look-{}-{:016x}", std::process::id(), group::random_epoch());
         let path = std::env::temp_dir().join(name);
+        #[cfg_attr(not(unix), expect(unused_mut, reason = "the mode is Unix's"))]
         let mut builder = fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);

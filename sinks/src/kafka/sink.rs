@@ -199,7 +199,8 @@ impl KafkaSink {
         out
     }
 
-    async fn attempt(&self, batch: &SinkBatch) -> Result<Delivered, DeliverError> {
+    /// The records of a batch, the digest of their values and the bytes of these.
+    pub(super) fn records(&self, batch: &SinkBatch) -> (Vec<Record>, [u8; 32], u64) {
         let origin = batch.origin();
         let format = match self.parts.config.value {
             KafkaValue::Json => "json",
@@ -214,21 +215,24 @@ impl KafkaSink {
         ]);
         let mut digest = Sha256::new();
         let mut len = 0;
-        let records: Vec<Record> = batch
-            .iter()
-            .map(|(seq, event)| {
-                let value = self.value(event, seq);
-                digest.update(&value);
-                len += value.len() as u64;
-                Record {
-                    key: Some(format!("{:016x}-{seq}", origin.epoch).into_bytes()),
-                    value: Some(value),
-                    headers: headers.clone(),
-                    // before 1970 Kafka has no times
-                    timestamp: rskafka::chrono::DateTime::from_timestamp_nanos(event.head().time_ns.max(0)),
-                }
-            })
-            .collect();
+        let records = batch.iter().map(|(seq, event)| {
+            let value = self.value(event, seq);
+            digest.update(&value);
+            len += value.len() as u64;
+            Record {
+                key: Some(format!("{:016x}-{seq}", origin.epoch).into_bytes()),
+                value: Some(value),
+                headers: headers.clone(),
+                // before 1970 Kafka has no times
+                timestamp: rskafka::chrono::DateTime::from_timestamp_nanos(event.head().time_ns.max(0)),
+            }
+        });
+        let records = records.collect();
+        (records, digest.finalize().into(), len)
+    }
+
+    async fn attempt(&self, batch: &SinkBatch) -> Result<Delivered, DeliverError> {
+        let (records, sha256, len) = self.records(batch);
         let compression = match self.parts.config.compression {
             KafkaCompression::None => Compression::NoCompression,
             KafkaCompression::Gzip => Compression::Gzip,
@@ -259,7 +263,7 @@ impl KafkaSink {
         Ok(Delivered {
             objects: vec![Object {
                 destination: format!("kafka:{}/{}", partition.topic(), partition.partition()),
-                sha256: digest.finalize().into(),
+                sha256,
                 len,
                 events: u32::try_from(batch.len()).unwrap_or(u32::MAX),
                 server_id: first,

@@ -4,6 +4,7 @@ mod broker;
 
 use rskafka::client::error::{Error, ProtocolError, RequestContext};
 use tidegate_proto::ids::{Seq, SinkId};
+use tidegate_proto::wire::{BlockBuilder, Unchanged};
 
 use super::error::understood;
 use super::sink::place;
@@ -37,6 +38,26 @@ fn what_is_wrong_in_the_settings_is_named() {
     let sink = build(&format!("{MINIMAL}plaintext_auth = true\n{auth}")).unwrap();
     assert!(!format!("{sink:?}").contains("hunter2"));
     build(&format!("{MINIMAL}tls = {{}}\n{auth}")).unwrap();
+}
+
+/// Otherwise each goes over the wire, is refused, and goes again in halves.
+#[test]
+fn a_full_batch_without_compression_is_no_more_than_a_broker_takes() {
+    for value in ["json", "protobuf"] {
+        let sink = build(&format!("{MINIMAL}compression = \"none\"\nvalue = \"{value}\"\n")).unwrap();
+        let limits = sink.limits();
+        let mut block = BlockBuilder::new();
+        let most = crate::testing::batch(1, u64::from(limits.events));
+        let full = most.iter().take_while(|(_, event)| {
+            block.push(*event, event.head().telemetry_level, &Unchanged);
+            block.len() as u64 <= limits.bytes
+        });
+        let batch = crate::testing::batch(1, full.count() as u64);
+        // keys, headers and what frames them
+        let (records, _, values) = sink.records(&batch);
+        let bytes = values + 120 * records.len() as u64;
+        assert!((200_000..1 << 20).contains(&bytes), "{value}: {} events are {bytes} bytes", records.len());
+    }
 }
 
 /// These numbers are a promise: another release must place the same events alike.

@@ -401,11 +401,16 @@ async fn a_batch_over_which_the_sink_panics_waits_alone() {
 #[tokio::test(start_paused = true)]
 async fn the_reasons_to_hold_are_told_beside_each_other_and_end_alone() {
     let mut bench = Bench::new();
-    let mended = Switch::default();
-    let now = mended.clone();
+    let (stuck, mended) = (Switch::default(), Switch::default());
+    let (met, now) = (stuck.clone(), mended.clone());
     let sink = tens(2, move |_, batch| match (holds(batch, 1), now.on()) {
-        (true, _) => Answer::Fail(blocked(Seq(1))),
+        (true, _) => {
+            met.set();
+            Answer::Fail(blocked(Seq(1)))
+        }
         (false, true) => Answer::Take,
+        // which of the two is encoded first is chance, and whoever stops the sink first is asked alone
+        (false, false) if !met.on() => Answer::Fail(retry()),
         (false, false) => Answer::Fail(stop(None)),
     });
     bench.append(2, &[2; 10]).await;

@@ -352,10 +352,16 @@ impl Dispatcher {
                 Some(pause) => Some(pause),
                 None => {
                     let room = may && flights.len() < self.shared.allowed();
-                    let due = self.due.into_iter().chain(self.later.next()).min().filter(|_| room);
-                    // what is due already must not spin here until there is a place; others' places come free untold
-                    let crowded = self.shared.waits(!flights.is_empty());
-                    due.map(|due| if crowded { due.max(Instant::now() + CROWDED) } else { due })
+                    let due = if self.shared.waits(!flights.is_empty()) {
+                        // others' places come free untold; what is due already must not spin here until then
+                        let soon = Instant::now() + CROWDED;
+                        let more = self.claims.left(now.durable) > 0 || !self.jobs.is_empty();
+                        let later = self.later.next().map(|due| due.max(soon));
+                        more.then_some(soon).into_iter().chain(later).min()
+                    } else {
+                        self.due.into_iter().chain(self.later.next()).min()
+                    };
+                    due.filter(|_| room)
                 }
             };
             tokio::select! {

@@ -68,6 +68,12 @@ impl Bench {
     }
 
     fn serve_any(&mut self, sink: Arc<dyn Sink>, options: SinkOptions) -> Arc<Stats> {
+        let (dispatcher, stats) = self.dispatcher(sink, options);
+        self.tasks.push(tokio::spawn(dispatcher.run()));
+        stats
+    }
+
+    fn dispatcher(&self, sink: Arc<dyn Sink>, options: SinkOptions) -> (Dispatcher, Arc<Stats>) {
         let stats = Arc::new(Stats::default());
         let dispatcher = Dispatcher::new(Parts {
             sink,
@@ -86,8 +92,7 @@ impl Bench {
             stats: Arc::clone(&stats),
             workshop: Arc::clone(&self.workshop),
         });
-        self.tasks.push(tokio::spawn(dispatcher.unwrap().run()));
-        stats
+        (dispatcher.unwrap(), stats)
     }
 
     /// Lets the sinks take all there is.

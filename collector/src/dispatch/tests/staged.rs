@@ -230,3 +230,34 @@ async fn whole_refusals_are_told_from_single_ones_though_the_events_were_let_go(
         bench.abort.cancel();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_waits_for_a_place_without_spinning_and_without_being_forgotten() {
+    let mut bench = Bench::new();
+    let sink = Stepwise::new("s", |attempt, _| if attempt == 1 { Answer::Hang } else { Answer::Take });
+    bench.append(1, &[2; 10]).await;
+    let (dispatcher, _) = bench.dispatcher(Arc::clone(&sink) as Arc<dyn Sink>, options());
+    let mut run = Box::pin(dispatcher.run());
+    let polls = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = Arc::clone(&polls);
+    bench.tasks.push(tokio::spawn(std::future::poll_fn(move |cx| {
+        // a loop that never rests would keep the paused clock from going on
+        assert!(counted.fetch_add(1, Ordering::Relaxed) < 5_000, "it spins");
+        run.as_mut().poll(cx)
+    })));
+    while sink.attempts.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // the first is under way, another sink has the only place, and the second comes
+    let place = bench.workshop.try_place().unwrap();
+    bench.append(1, &[2; 5]).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(sink.taken(), [0; 0]);
+    assert!(!bench.tasks[0].is_finished(), "{} polls", polls.load(Ordering::Relaxed));
+    drop(place);
+    // its age counts by the wall clock, which stood still
+    tokio::time::sleep(sink.limits.age + CROWDED * 2).await;
+    assert_eq!(sink.taken(), (11..=15).collect::<Vec<u64>>());
+    bench.finish().await;
+    assert_eq!(sink.taken(), all(15));
+}

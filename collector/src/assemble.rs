@@ -37,7 +37,7 @@ use crate::settings::remote::Remote;
 const CENSUS: &str = "tidegate-census";
 
 /// A configuration whose every part has been checked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checked {
     config: Config,
     rules: Arc<Rules>,

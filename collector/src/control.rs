@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use tidegate_proto::batch::EventRef;
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_proto::wire::{Changes, Unchanged};
-use tidegate_ring::{PerLevel, PurgeRule, Purged, Ring, RingError, UNSURE};
+use tidegate_ring::{Chain, PerLevel, PurgeRule, Purged, Ring, RingError, UNSURE};
 use tokio::sync::{RwLock, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::audit::{Record, What};
+use crate::audit::{Record, What, is_cut};
 use crate::clock::now_ns;
 use crate::gate::Gate;
 use crate::gate::level::{Ceilings, LevelInForce, Policy, PolicyFile};
@@ -172,6 +172,14 @@ impl Control {
                 "telemetry is disabled: the ring is damaged, and may have lost that someone disabled it or \
                  set a level; see that the level is right, then say `tidegate telemetry enable`"
             );
+        }
+        for (chain, name) in [(Chain::Receipts, "receipts"), (Chain::Audit, "entries of the audit log")] {
+            if is_cut(&*ring, chain)? {
+                tracing::error!(
+                    "damage to the ring took {name}; stop the collector and say `tidegate buffer repair`, \
+                     which takes note of it"
+                );
+            }
         }
         let enabled = !unsure && ring.get(ENABLED)?.is_none_or(|v| v == b"1");
         let runtime = ring.get(RUNTIME)?.and_then(|v| TelemetryLevel::from_u8(*v.first()?));

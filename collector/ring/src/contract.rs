@@ -422,6 +422,10 @@ pub struct Purged {
 /// someone has said how the switch stands.
 pub const UNSURE: &str = "ring.unsure";
 
+/// The value that a ring gives itself when a chain lost entries to damage: for receipts, then for the audit log,
+/// `1` when it did, else `0`. Who has told of it removes it.
+pub const CUT: &str = "ring.cut";
+
 /// Hash-chained logs that live with the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]

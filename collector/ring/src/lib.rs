@@ -23,7 +23,8 @@
 //! entries of chains, a lost book and journal let cursors fall back to the newest note (events
 //! are sent again), a damaged segment costs the events in it, counted as lost. Small values, a switch
 //! among them, are in both files of the journal and in the book before they count as stored; where so
-//! much is damaged that an older one may have come back, the ring says so in [`UNSURE`].
+//! much is damaged that an older one may have come back, the ring says so in [`UNSURE`]. That entries of
+//! chains are lost is told in [`CUT`].
 //!
 //! Events that go (evicted, expired, purged, damaged) count as lost for each sink that had not
 //! settled them, at once; cursors do not move by it. A sink reads such places as [`Hole`]s, and

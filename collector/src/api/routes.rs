@@ -241,6 +241,7 @@ async fn chain(api: Arc<Api>, call: Call, chain: Chain) -> Answer {
             "entries": page.iter().map(entry).collect::<Vec<_>>(),
             "next": next,
             "anchor": { "number": number, "hash": crate::audit::hex(&hash) },
+            "cut": crate::audit::is_cut(ring, chain)?,
         }))
     })
     .await

@@ -9,4 +9,4 @@ mod verify;
 
 pub use record::{InForce, Listed, Record, What};
 pub(crate) use tidegate_proto::hex::encode as hex;
-pub use verify::{Broken, Head, Verified, verify};
+pub use verify::{Broken, Head, Verified, is_cut, verify};

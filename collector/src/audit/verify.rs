@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use tidegate_ring::ChainEntry;
+use tidegate_ring::{CUT, Chain, ChainEntry, Ring, RingError};
 
 use super::hex;
 
@@ -52,12 +52,29 @@ pub enum Broken {
         /// Its number.
         number: u64,
     },
+    /// Damage to the ring took entries, and nobody has taken note of it.
+    #[error(
+        "the chain was cut: damage to the ring's files took entries; what is left begins with number {next}"
+    )]
+    Lost {
+        /// The first number that is there, or would be next.
+        next: u64,
+    },
     /// It ends before a head that was kept elsewhere, or has another entry in its place.
     #[error("the chain was cut or replaced: entry {number} with the hash that was kept is not in it")]
     NoHead {
         /// The number kept.
         number: u64,
     },
+}
+
+/// Whether damage to the ring took entries of a chain since someone took note of it.
+///
+/// # Errors
+/// When the ring cannot be read.
+pub fn is_cut(ring: &dyn Ring, chain: Chain) -> Result<bool, RingError> {
+    let which = if chain == Chain::Receipts { 0 } else { 1 };
+    Ok(ring.get(CUT)?.is_some_and(|cut| cut.get(which) == Some(&b'1')))
 }
 
 /// Verifies entries that follow `from` (`Head::default()` = the first entry), and that they hold

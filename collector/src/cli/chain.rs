@@ -12,7 +12,7 @@ use super::exit::{Done, Exit, Failure};
 use super::out;
 use super::state::{self, Of, Reach};
 use crate::api::client::Client;
-use crate::audit::{Broken, Head, Verified, verify as links};
+use crate::audit::{Broken, Head, Verified, is_cut, verify as links};
 
 /// Entries read at a time.
 const PAGE: usize = 1000;
@@ -63,6 +63,8 @@ pub(super) fn verify(chain: Chain, head: Option<Head>, of: &Of) -> Done {
             state::print(of, &json!({ "whole": false, "problem": broken.to_string() }), "")?;
             Ok(Exit::Data)
         }
+        Err(broken @ Broken::Lost { .. }) => Err(Failure::new(Exit::Data, broken.to_string())
+            .hint("compare with an export; tidegate buffer repair takes note of it in the audit log")),
         Err(broken) => Err(Failure::new(Exit::Data, broken.to_string())
             .hint("someone changed the ring's files, or they are damaged; compare with a backup")),
     }
@@ -96,6 +98,7 @@ pub(super) fn whole(
     })?;
     Ok(match (all, kept) {
         (Ok(_), Some(kept)) if !found => Err(Broken::NoHead { number: kept.number }),
+        (Ok(_), _) if cut(reach, chain)? => Err(Broken::Lost { next: number.saturating_add(1) }),
         (all, _) => all,
     })
 }
@@ -115,6 +118,15 @@ pub(super) fn anchor(reach: &Reach, chain: Chain) -> Result<(u64, [u8; 32]), Fai
             value.get("anchor").and_then(link).ok_or_else(state::unreadable)
         }
     }
+}
+
+/// Whether damage took entries of a chain since someone took note of it.
+pub(super) fn cut(reach: &Reach, chain: Chain) -> Result<bool, Failure> {
+    Ok(match reach {
+        Reach::Stopped(ring) => is_cut(&**ring, chain).map_err(|e| state::ring_failed(&e))?,
+        // one of an earlier version does not know
+        Reach::Running(client) => asked(client, chain, 1, 1)?.get("cut").is_some_and(|cut| *cut == true),
+    })
 }
 
 /// Reads a chain from a number on, page by page.

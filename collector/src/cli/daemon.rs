@@ -122,7 +122,9 @@ pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends
         };
         let (control, places) = (checked.control().clone(), Places::of(checked.config()));
         let again = path.map(|path| (path.to_owned(), checked.config().clone()));
-        let parts = assemble::open(checked, until).map_err(|e| assemble_failure(&e))?;
+        let Some(parts) = open(checked, until, &mut signals).await? else {
+            return Ok(Ran { exit: Exit::Ok, complete: false });
+        };
         let running = Pipeline::start(parts).await.map_err(|e| start_failure(&e))?;
         tracing::info!(sources, sinks, "running");
         let handle = running.handle();
@@ -175,6 +177,34 @@ async fn writable(ring: &Path, signals: &mut Signals) -> bool {
         tracing::info!(ring = %ring.display(), "the ring can be written");
     }
     true
+}
+
+/// Opens a ring and what goes with it; a daemon waits for room where the disk is too full for it.
+async fn open(checked: Checked, until: Until, signals: &mut Signals) -> Result<Option<Parts>, Failure> {
+    let mut told = false;
+    loop {
+        let error = match assemble::open(checked.clone(), until) {
+            Ok(parts) => return Ok(Some(parts)),
+            Err(e) if until == Until::Stopped && is_full(&e) => e,
+            Err(e) => return Err(assemble_failure(&e)),
+        };
+        if !std::mem::replace(&mut told, true) {
+            tracing::error!(
+                error = %assemble::chain(&error),
+                "the disk of the ring is full: waiting until there is room, nothing is read or sent meanwhile"
+            );
+        }
+        tokio::select! {
+            wish = signals.next() => if wish == Wish::End { return Ok(None) },
+            () = tokio::time::sleep(WRITABLE) => {}
+        }
+    }
+}
+
+fn is_full(error: &AssembleError) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, AssembleError::Ring { source: RingError::Io { source, .. }, .. }
+        if matches!(source.kind(), StorageFull | QuotaExceeded))
 }
 
 fn is_read_only(done: io::Result<()>) -> bool {

@@ -145,7 +145,7 @@ fn reconcile(sink: &str, all: bool, read: bool, of: &Of) -> Done {
         return Err(Failure::new(Exit::Usage, text).hint("choose a sink of type directory or blob"));
     };
     let reach = state::reach(&config)?;
-    let cut = chain::anchor(&reach, Chain::Receipts)?.0 > 0;
+    let cut = chain::anchor(&reach, Chain::Receipts)?.0 > 0 || chain::cut(&reach, Chain::Receipts)?;
     let mut both = Reconciler::new(planned(&reach, sink)?, cut);
     let next = of_sink(&reach, sink, 1, |r| both.receipt(r))?;
     pages(&reach, Chain::Audit, 1, |page| {
@@ -203,6 +203,7 @@ fn export(folder: &Path, of: &Of) -> Done {
         Failure::new(Exit::CantCreate, format!("cannot export to {}: {e}", folder.display()))
             .hint("name a folder that is empty or not there, on a disk with room")
     };
+    let cut = chain::cut(&reach, Chain::Receipts)?;
     let anchor = chain::anchor(&reach, Chain::Receipts)?;
     // a MiB at most
     let mut entries = Vec::new();
@@ -236,8 +237,11 @@ fn export(folder: &Path, of: &Of) -> Done {
         ring.close().map_err(|e| state::ring_failed(&e))?;
     }
     let value = json!({
-        "folder": to, "receipts": done.receipts, "objects": done.objects, "unnamed": done.unnamed,
+        "folder": to, "receipts": done.receipts, "objects": done.objects, "unnamed": done.unnamed, "cut": cut,
     });
+    if cut {
+        eprintln!("warning: receipts before these are lost, see tidegate receipts verify");
+    }
     let text = format!(
         "{} receipts, {} objects written to {to}\ncheck with: sh {}",
         done.receipts,

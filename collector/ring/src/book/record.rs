@@ -27,6 +27,8 @@ pub(crate) struct Meta {
     pub positions: BTreeMap<String, Vec<u8>>,
     /// The highest number that a segment got.
     pub next_segment: u64,
+    /// The newest entries of the chains; zeros where an older version wrote it.
+    pub heads: [(u64, [u8; 32]); 2],
 }
 
 /// What is known of a closed segment file.
@@ -85,6 +87,9 @@ impl Meta {
         }
         frame::encode_positions(&mut e, &self.positions);
         e.n(self.next_segment);
+        for (number, hash) in &self.heads {
+            e.n(*number).fixed(hash);
+        }
         e.0
     }
 
@@ -94,7 +99,7 @@ impl Meta {
         if version > VERSION {
             return Err(BadRecords::Newer(version));
         }
-        let read = (|| {
+        let mut read = (|| {
             Some(Meta {
                 epoch: d.n()?,
                 totals: Totals::decode(&mut d)?,
@@ -103,8 +108,13 @@ impl Meta {
                 anchors: [(d.n()?, d.fixed()?), (d.n()?, d.fixed()?)],
                 positions: frame::decode_positions(&mut d)?,
                 next_segment: d.n()?,
+                heads: Default::default(),
             })
         })();
+        if let (Some(meta), false) = (&mut read, d.0.is_empty()) {
+            let heads = (|| Some([(d.n()?, d.fixed()?), (d.n()?, d.fixed()?)]))();
+            meta.heads = heads.ok_or(BadRecords::Damaged("totals"))?;
+        }
         read.ok_or(BadRecords::Damaged("totals"))
     }
 }

@@ -6,12 +6,13 @@
 //! can panic on damaged files: every call is wrapped, and a book that failed once is not used
 //! again but renewed from memory.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use super::{Book, Change, Row};
+use super::{Book, Change, NoBook, Row};
 use crate::disk::sync_folder;
 
 const PIECE: usize = 1024;
@@ -47,6 +48,14 @@ fn guarded<T>(what: &str, f: impl FnOnce() -> Result<T, String>) -> Result<T, St
     }
 }
 
+/// Whether what the system says has nothing to do with what the book holds.
+fn passes(e: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    // too many open files have no kind of their own, and sled may have made the error anew
+    matches!(e.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+        || ["No space left", "Too many open files"].iter().any(|words| e.to_string().contains(words))
+}
+
 fn text<E: std::fmt::Display>(e: E) -> String {
     e.to_string()
 }
@@ -73,8 +82,9 @@ impl SledBook {
         numbers
     }
 
-    fn open(path: &Path) -> Result<sled::Db, String> {
-        guarded("cannot open the book", || {
+    fn open(path: &Path) -> Result<sled::Db, NoBook> {
+        let mut cause = None;
+        let opened = guarded("cannot open the book", || {
             sled::Config::new()
                 .path(path)
                 .cache_capacity(CACHE)
@@ -82,8 +92,25 @@ impl SledBook {
                 .mode(sled::Mode::LowSpace)
                 .segment_size(64 << 10)
                 .open()
-                .map_err(text)
+                .map_err(|e| {
+                    let said = e.to_string();
+                    if let sled::Error::Io(e) = e {
+                        cause = Some(e);
+                    }
+                    said
+                })
+        });
+        opened.map_err(|why| match cause.filter(passes) {
+            Some(e) => NoBook::Io(e),
+            None => NoBook::Damaged(why),
         })
+    }
+
+    fn read(db: &sled::Db) -> Result<Vec<Row>, String> {
+        let rows = guarded("cannot read the book", || {
+            db.iter().map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(text)).collect()
+        });
+        joined(rows?)
     }
 
     /// Closes what is open; sled's own end may panic too.
@@ -189,21 +216,19 @@ fn tree_bytes(path: &Path) -> u64 {
 }
 
 impl Book for SledBook {
-    fn load(&mut self) -> Result<Vec<Row>, String> {
-        fs::create_dir_all(&self.folder).map_err(text)?;
+    fn load(&mut self) -> Result<Vec<Row>, NoBook> {
+        fs::create_dir_all(&self.folder).map_err(NoBook::Io)?;
         let numbers = self.numbers();
         let Some(newest) = numbers.first().copied() else { return Ok(Vec::new()) };
         self.number = newest;
         // a book is renamed into place when it is complete, so older ones are left-overs
         for old in numbers.iter().skip(1) {
-            fs::remove_dir_all(self.path(*old)).map_err(text)?;
+            fs::remove_dir_all(self.path(*old)).map_err(NoBook::Io)?;
         }
         let db = Self::open(&self.path(newest))?;
-        let rows = guarded("cannot read the book", || {
-            db.iter().map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(text)).collect()
-        });
+        let rows = Self::read(&db);
         self.db = Some(db);
-        joined(rows?)
+        rows.map_err(NoBook::Damaged)
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), String> {
@@ -222,7 +247,13 @@ impl Book for SledBook {
         if made.exists() {
             fs::remove_dir_all(&made).map_err(text)?;
         }
-        let db = Self::open(&made)?;
+        let open = |path: &Path| {
+            Self::open(path).map_err(|e| match e {
+                NoBook::Damaged(why) => why,
+                NoBook::Io(e) => format!("cannot open the book: {e}"),
+            })
+        };
+        let db = open(&made)?;
         let changes: Vec<Change> = values.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
         let written = Self::write(&db, &made, &changes);
         guarded("cannot close the new book", move || {
@@ -231,6 +262,16 @@ impl Book for SledBook {
         })?;
         written?;
         sync_tree(&made).map_err(text)?;
+        // on a full disk sled was seen to say that it wrote what it had not
+        let db = open(&made)?;
+        let there = Self::read(&db);
+        guarded("cannot close the new book", move || {
+            drop(db);
+            Ok(())
+        })?;
+        if there?.into_iter().collect::<BTreeMap<_, _>>() != values.iter().cloned().collect() {
+            return Err("the new book does not hold what was written".to_owned());
+        }
         let old = self.path(self.number);
         let number = self.number + 1;
         fs::rename(&made, self.path(number)).map_err(text)?;
@@ -246,7 +287,7 @@ impl Book for SledBook {
             fs::remove_dir_all(&old).map_err(text)?;
         }
         self.number = number;
-        self.db = Some(Self::open(&self.path(number))?);
+        self.db = Some(open(&self.path(number))?);
         Ok(())
     }
 

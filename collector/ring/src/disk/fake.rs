@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Disk, DiskFile};
-use crate::book::{Book, Change, Row};
+use crate::book::{Book, Change, NoBook, Row};
 use crate::testing::Random;
 
 const SECTOR: usize = 512;
@@ -370,9 +370,9 @@ impl DiskFile for FakeFile {
 struct FakeBook(FakeDisk);
 
 impl Book for FakeBook {
-    fn load(&mut self) -> Result<Vec<Row>, String> {
+    fn load(&mut self) -> Result<Vec<Row>, NoBook> {
         let mut inner = self.0.lock();
-        inner.step(false).map_err(|e| e.to_string())?;
+        inner.step(false).map_err(|e| NoBook::Damaged(e.to_string()))?;
         Ok(inner.rows.iter().map(|(k, v)| (k.clone(), v.clone())).collect())
     }
 

@@ -57,21 +57,37 @@ impl ChainState {
         self.entries.iter().filter(|e| e.number >= from).take(most).cloned().collect()
     }
 
-    /// Takes entries that were stored, in order, as long as they link. Whether all did.
+    /// Lets every entry go; the next hangs on this one.
+    pub fn begin_behind(&mut self, anchor: (u64, [u8; 32])) {
+        self.entries.clear();
+        self.bytes = 0;
+        self.anchor = anchor;
+    }
+
+    /// Takes entries that were stored, in order. Whether all link; where one does not, those behind it stay,
+    /// and hang on its hash.
     pub fn load(&mut self, entries: impl IntoIterator<Item = ChainEntry>) -> bool {
+        let mut all = true;
         for entry in entries {
             let (number, hash) = self.head();
             if entry.number <= number {
                 continue;
             }
+            // no chain gets so long
+            if entry.number >= 1 << 62 {
+                all = false;
+                continue;
+            }
             if entry.number != number + 1 || chain_link(&hash, entry.number, &entry.data) != entry.hash {
-                return false;
+                all = false;
+                self.begin_behind((entry.number, entry.hash));
+                continue;
             }
             self.bytes += entry.data.len();
             self.entries.push_back(entry);
         }
         self.prune();
-        true
+        all
     }
 }
 

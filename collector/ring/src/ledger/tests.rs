@@ -13,7 +13,14 @@ fn a_chain_keeps_its_anchor_when_old_entries_go() {
     bad.data.push(0);
     let mut loaded = ChainState { anchor: chain.anchor, ..ChainState::default() };
     assert!(!loaded.load([all[5].clone(), bad]));
-    assert_eq!(loaded.entries.len(), 1);
+    assert_eq!((loaded.anchor, loaded.entries.len()), ((7, all[6].hash), 0));
+    // the newest stay, so that a head that was kept is found
+    let mut loaded = ChainState::default();
+    assert!(!loaded.load(all[3..].to_vec()));
+    assert_eq!((loaded.anchor, loaded.head()), ((4, all[3].hash), (10, all[9].hash)));
+    let absurd = ChainEntry { number: u64::MAX, ..all[0].clone() };
+    assert!(!loaded.load([absurd]));
+    assert_eq!(loaded.head().0, 10);
 }
 
 mod lanes {

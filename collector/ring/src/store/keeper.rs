@@ -273,6 +273,7 @@ fn meta(shared: &Shared, state: &State, heads: bool) -> Meta {
         anchors: [anchor(Chain::Receipts), anchor(Chain::Audit)],
         positions: ledger.positions.clone(),
         next_segment: state.next_segment,
+        heads: [Chain::Receipts, Chain::Audit].map(|chain| ledger.chain(chain).head()),
     }
 }
 

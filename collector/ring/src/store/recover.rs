@@ -34,6 +34,8 @@ struct Group {
 pub(crate) struct Recovered {
     pub state: State,
     pub epoch: u64,
+    /// Which chains lost entries: receipts, audit.
+    pub cut: [bool; 2],
     /// The book must be made anew.
     pub renew: bool,
     /// Segments to remove now.
@@ -54,6 +56,7 @@ struct Recovery<'d> {
     durable: (u64, u64),
     remove: Vec<u64>,
     mended: bool,
+    cut: [bool; 2],
     /// Bytes of files set aside that are kept at most.
     most_aside: u64,
 }
@@ -104,6 +107,7 @@ pub(crate) fn recover(
         durable: (0, 0),
         remove: Vec::new(),
         mended: false,
+        cut: [false; 2],
         most_aside: aside::most(options),
     };
     let epoch = recovery.segments()?;
@@ -125,7 +129,7 @@ pub(crate) fn recover(
         state.ledger.dirty.insert(Key::Segment(number));
     }
     state.ledger.dirty.extend([Key::Meta, Key::Holes]);
-    Ok(Recovered { state, epoch, renew: renew || mended, remove: recovery.remove })
+    Ok(Recovered { state, epoch, cut: recovery.cut, renew: renew || mended, remove: recovery.remove })
 }
 
 impl Recovery<'_> {
@@ -333,9 +337,13 @@ impl Recovery<'_> {
             let [receipts, audit] = &mut entries;
             if chain == Chain::Receipts { receipts.push(entry) } else { audit.push(entry) }
         }
-        let mut broken = false;
-        for (chain, entries) in ledger.chains.iter_mut().zip(entries) {
-            broken |= !chain.load(entries);
+        for (n, (chain, entries)) in ledger.chains.iter_mut().zip(entries).enumerate() {
+            let mut whole = chain.load(entries);
+            if chain.head().0 < meta.heads[n].0 {
+                whole = false;
+                chain.begin_behind(meta.heads[n]);
+            }
+            self.cut[n] = !whole;
         }
         ledger.trimmed = meta.trimmed;
         ledger.purges = meta.purges;
@@ -349,8 +357,9 @@ impl Recovery<'_> {
         ledger.trim();
         ledger.holes = Holes::from_sorted(records.holes);
         self.state.groups = meta.totals.groups;
-        if broken {
-            self.state.report("a chain does not link: the entries behind the break are left out".to_owned());
+        if self.cut != [false; 2] {
+            self.state
+                .report("entries of a chain are lost: what is left of it begins behind them".to_owned());
             self.mended = true;
         }
     }

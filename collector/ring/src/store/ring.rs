@@ -17,16 +17,16 @@ use super::writer::{Queued, Writer};
 use super::{Shared, State, ToWriter, segment_name};
 use crate::book::journal::{self, Journal, NoJournal};
 use crate::book::sled_book::SledBook;
-use crate::book::{Book, Row};
+use crate::book::{Book, NoBook, Row};
 use crate::crypt::{Keys, SEALED_BY, decode_checks, encode_checks};
 use crate::disk::overlay::Overlay;
 use crate::disk::{Disk, RealDisk};
 use crate::group::{self, Checked};
 use crate::ledger::{Key, Stop};
 use crate::{
-    Account, AppendError, BoxFuture, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, Hole, Lanes, Part,
-    PurgeRule, Purged, Read, ReadLimit, Ring, RingError, RingOptions, Settlement, StartAt, Status, Ticket,
-    UNSURE, codec,
+    Account, AppendError, BoxFuture, CUT, Chain, ChainEntry, Cursor, FullPolicy, Group, Health, Hole, Lanes,
+    Part, PurgeRule, Purged, Read, ReadLimit, Ring, RingError, RingOptions, Settlement, StartAt, Status,
+    Ticket, UNSURE, codec,
 };
 
 /// Bytes of a frame beside its blocks and positions, at most, and of each block's row in it.
@@ -249,7 +249,14 @@ impl SledRing {
                 RingError::Book(format!("the journal has format {version}: use the version that wrote it"))
             }
         })?;
-        let book_rows = book.load();
+        let book_rows = match book.load() {
+            Ok(rows) => Ok(rows),
+            Err(NoBook::Damaged(why)) => Err(why),
+            // nothing is made anew of what may be whole
+            Err(NoBook::Io(source)) => {
+                return Err(RingError::Io { what: "open the book".to_owned(), source });
+            }
+        };
         let damaged = book_rows.as_ref().err().cloned();
         let empty = book_rows.as_ref().is_ok_and(Vec::is_empty);
         let book_has = book_rows.as_ref().ok().filter(|r| !r.is_empty()).map(|r| values(r));
@@ -258,7 +265,8 @@ impl SledRing {
             (rows, _) => Ok(journal::merge(rows.unwrap_or_default(), &journaled)),
         };
         let counts = rows.as_ref().map(|r| values(r)).unwrap_or_default();
-        let Recovered { mut state, epoch, renew, remove } = recover::recover(&*disk, &options, rows)?;
+        let Recovered { mut state, epoch, mut cut, renew, remove } =
+            recover::recover(&*disk, &options, rows)?;
         let renew = renew || empty || damaged.is_some();
         if let (Some(why), false) = (&damaged, journaled.records.is_empty()) {
             state.report(format!("the book cannot be read and is made anew from the journal: {why}"));
@@ -272,10 +280,25 @@ impl SledRing {
         // each value is in both files of the journal and in the book before it counts as stored
         let older = journaled.older.as_deref().map(|o| values(&journal::on_top(BTreeMap::new(), o)));
         let told_twice = !journaled.records.is_empty() && [book_has, older].contains(&Some(counts));
-        if !(new || good || told_twice) {
+        let unsure = !(new || good || told_twice);
+        if unsure {
             state.report("values kept with the ring may be older than the last that were stored".to_owned());
             state.ledger.values.insert(UNSURE.to_owned(), b"1".to_vec());
             state.ledger.dirty.insert(Key::Value(UNSURE.to_owned()));
+        }
+        let ledger = &mut state.ledger;
+        for (chain, cut) in ledger.chains.iter().zip(&mut cut) {
+            // where nothing is left, nothing fails to link; the newest entry never goes by itself
+            *cut |= chain.entries.is_empty() && (unsure || chain.anchor.0 > 0);
+        }
+        let before = ledger.values.get(CUT).cloned().unwrap_or_default();
+        let mut value = [b'0'; 2];
+        for (n, (at, cut)) in value.iter_mut().zip(cut).enumerate() {
+            *at = if cut || before.get(n) == Some(&b'1') { b'1' } else { b'0' };
+        }
+        if cut != [false; 2] {
+            ledger.values.insert(CUT.to_owned(), value.to_vec());
+            ledger.dirty.insert(Key::Value(CUT.to_owned()));
         }
         if let Some(keys) = &mut keys {
             know_keys(&mut state, keys);

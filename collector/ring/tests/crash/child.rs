@@ -87,6 +87,9 @@ fn check(ring: &dyn Ring) {
     if let Err(e) = ring.account().check() {
         say(&format!("bad {e}"));
     }
+    if ring.get(tidegate_ring::CUT).is_ok_and(|cut| cut.is_some()) {
+        say("bad chain: entries are lost");
+    }
     let entries = ring.chain_read(Chain::Receipts, 0, usize::MAX).unwrap_or_default();
     for pair in entries.windows(2) {
         let hash = tidegate_ring::chain_link(&pair[0].hash, pair[1].number, &pair[1].data);

@@ -4,14 +4,16 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde_json::json;
-use tidegate_ring::{Chain, Ring, SledRing, Verified};
+use tidegate_ring::{CUT, Chain, Ring, SledRing, Verified};
 
 use super::super::chain;
 use super::super::exit::{Done, Exit, Failure};
 use super::super::out::{bytes, count};
 use super::super::state::{self, Of, Reach};
 use super::{audit, look, open};
-use crate::audit::What;
+use crate::audit::{Broken, What};
+
+const CHAINS: [(Chain, &str); 2] = [(Chain::Receipts, "receipts"), (Chain::Audit, "audit log")];
 
 /// Everything that is wrong with a ring, in words.
 fn problems(ring: &Arc<SledRing>, found: &Verified) -> Result<Vec<String>, Failure> {
@@ -22,7 +24,7 @@ fn problems(ring: &Arc<SledRing>, found: &Verified) -> Result<Vec<String>, Failu
         all.push(format!("{more} more of this kind"));
     }
     let reach = Reach::Stopped(Arc::clone(ring) as Arc<dyn Ring>);
-    for (chain, name) in [(Chain::Receipts, "receipts"), (Chain::Audit, "audit log")] {
+    for (chain, name) in CHAINS {
         if let Err(broken) = chain::whole(&reach, chain, None)? {
             all.push(format!("the {name}: {broken}"));
         }
@@ -65,9 +67,17 @@ pub(super) fn repair(of: &Of) -> Done {
     let config = of.config()?;
     let ring = Arc::new(open(&config)?);
     let segments = ring.mend().map_err(|e| state::ring_failed(&e))?;
-    let reports = ring.status().quarantined;
+    let mut reports = ring.status().quarantined;
+    let reach = Reach::Stopped(Arc::clone(&ring) as Arc<dyn Ring>);
+    for (chain, name) in CHAINS {
+        if let Err(lost @ Broken::Lost { .. }) = chain::whole(&reach, chain, None)? {
+            reports.push(format!("the {name}: {lost}"));
+        }
+    }
     if segments > 0 || !reports.is_empty() {
         audit(&*ring, What::Repair { segments, found: reports.clone() })?;
+        // the audit log tells of it from here on
+        ring.put(CUT, None).map_err(|e| state::ring_failed(&e))?;
     }
     let found = ring.verify().map_err(|e| state::ring_failed(&e))?;
     let mut left = problems(&ring, &found)?;

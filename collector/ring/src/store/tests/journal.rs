@@ -2,12 +2,13 @@
 
 use tidegate_proto::ids::{Seq, SinkId};
 
+use crate::book::{Book, Change, NoBook, Row};
 use crate::disk::Disk;
 use crate::disk::fake::FakeDisk;
 use crate::store::SledRing;
 use crate::testing::block;
 use crate::testing::contract::{append, closed_account, delivered, options, range};
-use crate::{Ring, StartAt, UNSURE};
+use crate::{CUT, Chain, Ring, RingError, StartAt, UNSURE};
 
 fn open(disk: &FakeDisk) -> SledRing {
     SledRing::over(Box::new(disk.clone()), disk.book(), options(), None).expect("opened")
@@ -140,5 +141,120 @@ fn a_ring_that_loses_power_while_it_is_made_is_sure() {
         disk.power_on(&mut crate::testing::Random::new(operations));
         let ring = open(&disk);
         assert_eq!(value(&ring, UNSURE), None, "{operations}: {:?}", ring.status().quarantined);
+        assert_eq!(value(&ring, CUT), None, "{operations}: {:?}", ring.status().quarantined);
     }
+}
+
+#[test]
+fn a_ring_whose_book_is_lost_says_which_chain_was_cut_and_goes_on_with_its_newest_entries() {
+    let disk = FakeDisk::default();
+    let ring = open(&disk);
+    // what the journal has no room for is in the book alone
+    let data = vec![7; 1000];
+    for _ in 0..400 {
+        ring.chain_append(Chain::Audit, &data).expect("appended");
+    }
+    let newest = ring.chain_read(Chain::Audit, 400, 1).expect("read");
+    assert_eq!(newest.len(), 1);
+    ring.close().expect("closed");
+    drop(ring);
+    assert_eq!(value(&open(&disk.copy()), CUT), None);
+
+    let copy = disk.copy_without_rows();
+    let ring = open(&copy);
+    assert_eq!(value(&ring, CUT).as_deref(), Some("01"));
+    assert!(ring.status().quarantined.iter().any(|r| r.contains("chain")), "{:?}", ring.status().quarantined);
+    let (first, _) = ring.chain_anchor(Chain::Audit).expect("read");
+    assert!(first > 0);
+    // who kept the head finds it in the chain
+    let left = ring.chain_read(Chain::Audit, 0, 1000).expect("read");
+    assert_eq!((left.first().map(|e| e.number), left.last()), (Some(first + 1), newest.first()));
+    let next = ring.chain_append(Chain::Audit, b"next").expect("appended");
+    assert_eq!(next.number, 401);
+    drop(ring);
+    let ring = open(&copy);
+    assert_eq!(value(&ring, CUT).as_deref(), Some("01"), "until someone has told");
+    ring.put(CUT, None).expect("removed");
+    drop(ring);
+    let ring = open(&copy);
+    assert_eq!((value(&ring, CUT), ring.status().quarantined), (None, Vec::new()));
+    assert_eq!(ring.chain_read(Chain::Audit, 401, 1).expect("read")[0].hash, next.hash);
+}
+
+#[test]
+fn a_chain_of_which_nothing_is_left_but_its_head_goes_on_behind_it_and_is_cut() {
+    let disk = FakeDisk::default();
+    let ring = open(&disk);
+    for n in 0..5 {
+        ring.chain_append(Chain::Audit, format!("entry {n}").as_bytes()).expect("appended");
+    }
+    // the journal turns, and what it had of the chain goes to the book
+    for n in 0..2000 {
+        ring.put("much", Some(&[n as u8; 2000])).expect("stored");
+    }
+    ring.close().expect("closed");
+    drop(ring);
+    let ring = open(&disk.copy_without_rows());
+    assert_eq!(value(&ring, CUT).as_deref(), Some("01"));
+    assert_eq!(ring.chain_read(Chain::Audit, 0, 9).expect("read"), []);
+    assert_eq!(ring.chain_append(Chain::Audit, b"next").expect("appended").number, 6);
+}
+
+#[test]
+fn a_ring_of_which_only_segments_are_left_says_that_its_chains_are_gone() {
+    let disk = FakeDisk::default();
+    let ring = open(&disk);
+    let sink = SinkId::new("s");
+    ring.attach(&sink, StartAt::Oldest).expect("attached");
+    append(&ring, vec![block(&[2, 2, 2], 1)]);
+    append(&ring, vec![block(&[2], 2)]);
+    ring.plan(&sink, range(1, 3).into()).expect("planned");
+    let outcome = crate::Settlement { receipt: b"receipt".to_vec(), ..delivered([0, 0, 3, 0]) };
+    ring.settle(&sink, range(1, 3).into(), &outcome).expect("settled");
+    ring.close().expect("closed");
+    drop(ring);
+    assert_eq!(value(&open(&disk.copy()), CUT), None);
+    let bare = disk.copy_without_rows();
+    for file in ["a.journal", "b.journal"] {
+        bare.remove(file).expect("removed");
+    }
+    let ring = open(&bare);
+    assert_eq!(value(&ring, CUT).as_deref(), Some("11"));
+}
+
+/// A book on a disk that is too full to open it.
+#[derive(Debug)]
+struct Full;
+
+impl Book for Full {
+    fn load(&mut self) -> Result<Vec<Row>, NoBook> {
+        Err(NoBook::Io(std::io::ErrorKind::StorageFull.into()))
+    }
+
+    fn apply(&mut self, _: &[Change]) -> Result<(), String> {
+        Err("full".to_owned())
+    }
+
+    fn renew(&mut self, _: &[Row], _: bool) -> Result<(), String> {
+        panic!("a whole book is made anew")
+    }
+
+    fn clear(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn a_book_that_a_full_disk_keeps_closed_is_not_taken_for_damaged() {
+    let [disk, _] = switched_off();
+    let refused = SledRing::over(Box::new(disk.clone()), Box::new(Full), options(), None);
+    let full = std::io::ErrorKind::StorageFull;
+    assert!(matches!(refused, Err(RingError::Io { source, .. }) if source.kind() == full));
+    let ring = open(&disk);
+    assert_eq!((value(&ring, CUT), ring.status().quarantined), (None, Vec::new()));
+    assert_eq!(value(&ring, "enabled").as_deref(), Some("0"));
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tidegate_proto::ids::SinkId;
 use tidegate_ring::{Keys, Ring, RingError, SledRing, StartAt};
+use tidegate_sinks::BuildError;
 use tidegate_sinks::http::{Client, HttpContext};
+use tidegate_sinks::secret::SecretError;
 use tidegate_sinks::units::Size;
 use tidegate_sources::census::CensusConfig;
 use tidegate_sources::{SourceConfig, SourceError};
@@ -23,8 +25,8 @@ use crate::config::{
     Config, ConfigError, ControlConfig, IntakeConfig, MeteredConfig, Problem, RingConfig, SettingsConfig,
     SinkSection, SourceSection, Start,
 };
-use crate::dispatch::SinkOptions;
 use crate::dispatch::soon::Metered;
+use crate::dispatch::{Filter, SinkOptions};
 use crate::gate::scrub::PseudonymKey;
 use crate::gate::{Rules, SHIPPED};
 use crate::intake::Filters;
@@ -41,6 +43,7 @@ const CENSUS: &str = "tidegate-census";
 pub struct Checked {
     config: Config,
     rules: Arc<Rules>,
+    missing: Vec<Problem>,
 }
 
 impl Checked {
@@ -48,6 +51,12 @@ impl Checked {
     #[must_use]
     pub fn sources(&self) -> Vec<String> {
         self.config.sources.iter().map(|s| format!("{} ({})", s.name, s.config.kind())).collect()
+    }
+
+    /// Secrets that cannot be read here and now; the collector does not start without them.
+    #[must_use]
+    pub fn missing(&self) -> &[Problem] {
+        &self.missing
     }
 
     /// How long sinks may go on at the end of a run.
@@ -113,15 +122,43 @@ pub enum AssembleError {
     },
 }
 
-/// Checks what [`config::load`](crate::config::load) does not: catalogues, keys and switches.
+/// Checks what [`config::load`](crate::config::load) does not: catalogues, keys and switches, and that sinks and
+/// remote settings can be made of what is said of them. Nothing is connected to.
 ///
 /// # Errors
-/// What is wrong with them.
+/// All that is wrong with them. Secrets that cannot be read are no error: they may be elsewhere.
 pub fn check(config: Config) -> Result<Checked, ConfigError> {
-    match rules(&config) {
-        Ok(rules) => Ok(Checked { config, rules: Arc::new(rules) }),
-        Err(problem) => Err(ConfigError { problems: vec![problem] }),
+    let mut problems = Vec::new();
+    let rules = rules(&config).map_err(|p| problems.push(p)).ok();
+    let http = HttpContext::default();
+    let mut missing = Vec::new();
+    for section in &config.sinks {
+        if let Err(e) = section.config.build(&SinkId::new(&section.name), &http) {
+            let of = if is_of_secret(&e) { &mut missing } else { &mut problems };
+            of.push(problem(&config, format!("sinks.{}", section.name), chain(&e)));
+        }
+        if let Err(e) = Filter::new(&section.filter) {
+            problems.push(problem(&config, format!("sinks.{}.filter", section.name), e));
+        }
     }
+    if let Some(Err(e)) = config.settings.as_ref().map(|s| remote(&config, s, &http)) {
+        problems.extend(e.problems);
+    }
+    match rules.filter(|_| problems.is_empty()) {
+        Some(rules) => Ok(Checked { config, rules: Arc::new(rules), missing }),
+        None => Err(ConfigError { problems }),
+    }
+}
+
+/// Whether a sink cannot be made for want of a secret.
+fn is_of_secret(error: &BuildError) -> bool {
+    let mut causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
+    causes.any(|e| {
+        matches!(
+            e.downcast_ref(),
+            Some(SecretError::File { .. } | SecretError::Env(_) | SecretError::NoCredentials(_))
+        )
+    })
 }
 
 fn problem(config: &Config, key: String, text: String) -> Problem {
@@ -188,7 +225,7 @@ pub(crate) fn filters(config: &Config) -> Result<watch::Receiver<Arc<Filters>>, 
 /// # Errors
 /// See [`AssembleError`]; nothing stays open then.
 pub fn open(checked: Checked, until: Until) -> Result<Parts, AssembleError> {
-    let Checked { config, rules } = checked;
+    let Checked { config, rules, .. } = checked;
     let ring = open_ring(&config)?;
     let make = |SourceSection { name, config }: SourceSection| {
         let position = ring.source_position(&name);

@@ -80,6 +80,9 @@ impl Reloader {
         let path = self.path.clone();
         let read = tokio::task::spawn_blocking(move || {
             let checked = assemble::check(config::load(&path)?)?;
+            if !checked.missing().is_empty() {
+                return Err(ConfigError { problems: checked.missing().to_vec() });
+            }
             let digests = assemble::digests(checked.config());
             let digests = digests.map_err(|p| ConfigError { problems: vec![p] })?;
             Ok((checked, digests))

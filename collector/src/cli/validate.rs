@@ -22,11 +22,15 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Done {
     let checked = config::load(&args.config).and_then(assemble::check);
     let mut out = out::stdout();
+    let problem = |p: &config::Problem| json!({ "file": p.file.display().to_string(), "line": p.line, "key": p.key, "text": p.text });
     let written = match (&checked, args.json) {
         (Ok(checked), true) => writeln!(
             out,
             "{}",
-            json!({ "valid": true, "sources": checked.sources(), "sinks": checked.sinks() })
+            json!({
+                "valid": true, "sources": checked.sources(), "sinks": checked.sinks(),
+                "missing": checked.missing().iter().map(problem).collect::<Vec<_>>(),
+            })
         ),
         (Ok(checked), false) => {
             let list =
@@ -34,9 +38,12 @@ pub(super) fn run(args: &Args) -> Done {
             writeln!(out, "{} is valid", args.config.display())
                 .and_then(|()| writeln!(out, "  sources  {}", list(checked.sources())))
                 .and_then(|()| writeln!(out, "  sinks    {}", list(checked.sinks())))
+                .and_then(|()| {
+                    let mut missing = checked.missing().iter();
+                    missing.try_for_each(|p| writeln!(out, "  missing  {}: {}", p.key, p.text))
+                })
         }
         (Err(error), true) => {
-            let problem = |p: &config::Problem| json!({ "file": p.file.display().to_string(), "line": p.line, "key": p.key, "text": p.text });
             writeln!(
                 out,
                 "{}",

@@ -7,6 +7,8 @@ use tidegate_sinks::http::classify::printable;
 use tidegate_sinks::{DeliverError, Delivered, RejectReason, SinkBatch};
 use tracing::{error, info};
 
+pub(super) use crate::assemble::chain;
+
 use super::breaker::Pass;
 use super::flight::{Alone, Job, Landing, Shared, lock};
 use super::refusals::REFUSED_MOST;
@@ -124,16 +126,4 @@ pub(super) fn tell_down(shared: &Shared, error: &DeliverError, timed_out: bool, 
 pub(super) fn cause(error: &DeliverError) -> String {
     let all = std::error::Error::source(error).map_or_else(|| error.to_string(), chain);
     printable(&all, CAUSE_MOST)
-}
-
-/// An error with what is beneath it.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(e) = next {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
-        next = e.source();
-    }
-    text
 }

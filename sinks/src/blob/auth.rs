@@ -27,7 +27,7 @@ pub(super) enum Auth {
 /// Credentials that cannot be used. Holds none of them.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AuthError {
-    #[error(transparent)]
+    #[error("{0}")]
     Secret(#[from] SecretError),
     #[error("the connection string cannot be used: {0}")]
     ConnectionString(&'static str),

@@ -29,7 +29,7 @@ pub struct NoToken;
 #[non_exhaustive]
 pub enum TenantError {
     /// Its reference leads nowhere.
-    #[error(transparent)]
+    #[error("{0}")]
     Secret(#[from] SecretError),
     /// What is there is no token.
     #[error(transparent)]

@@ -298,6 +298,36 @@ fn every_mistake_in_a_configuration_is_named_with_code_78() {
     run(["run", "-c", "/nowhere.toml"]).code(78).says("/nowhere.toml");
 }
 
+/// Each was called valid once, and refused by `run`.
+#[test]
+fn what_run_refuses_is_not_valid() {
+    let dir = tempfile::tempdir().unwrap();
+    let connection = "connection_string = \"UseDevelopmentStorage=true\"";
+    for (sink, word) in [
+        ("type = \"events\"\nurl = \"ftp://x\"\ntenant = \"value:x\"", "sinks.out"),
+        ("type = \"otlp\"\nurl = \"nonsense\"", "sinks.out"),
+        ("type = \"otlp\"\nurl = \"http://h\"\nbatch = { events = 0 }", "events"),
+        ("type = \"kafka\"\nbrokers = []\ntopic = \"t\"", "brokers"),
+        ("type = \"directory\"\npath = \"out\"\nlayout = \"{nope}/x\"", "nope"),
+        ("type = \"blob\"\ncontainer = \"logs\"", "connection_string"),
+        (&format!("type = \"blob\"\ncontainer = \"BAD NAME\"\n{connection}"), "container"),
+        (&format!("type = \"blob\"\ncontainer = \"logs\"\nhttp.proxy.url = \"bad\"\n{connection}"), "proxy"),
+    ] {
+        let config = daemon_config(dir.path(), sink);
+        for command in ["validate", "run"] {
+            finish(program().arg(command).arg("-c").arg(&config)).code(78).says("sinks.out").says(word);
+        }
+    }
+    // what is elsewhere may be right there
+    let sink = "type = \"blob\"\ncontainer = \"logs\"\nconnection_string = \"file:/nowhere/secret\"";
+    let config = daemon_config(dir.path(), sink);
+    let ran = finish(program().args(["validate", "-c"]).arg(&config)).code(0);
+    assert!(ran.stdout.contains("missing  sinks.out: connection_string"), "{}", ran.stdout);
+    let ran = finish(program().args(["validate", "--json", "-c"]).arg(&config)).code(0).json();
+    assert_eq!((&ran["valid"], &ran["missing"][0]["key"]), (&true.into(), &"sinks.out".into()));
+    finish(program().args(["run", "-c"]).arg(&config)).code(78).says("/nowhere/secret");
+}
+
 #[test]
 fn the_example_configuration_is_valid() {
     let example = root().join("collector/tidegate.toml");

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,9 @@ const PREFIX: &str = "book-";
 const ASIDE: &str = "damaged-book";
 /// Its page cache.
 const CACHE: u64 = 8 << 20;
+
+/// Bytes that must be free on the disk before a book is opened.
+const ROOM: usize = 128 << 10;
 
 /// See the [module](self).
 pub(crate) struct SledBook {
@@ -104,6 +107,19 @@ impl SledBook {
             Some(e) => NoBook::Io(e),
             None => NoBook::Damaged(why),
         })
+    }
+
+    /// Fails where the disk is too full to open a book: sled writes then, and was seen to damage one that it could not
+    /// finish.
+    fn room(&self) -> io::Result<()> {
+        let probe = self.folder.join("room");
+        let done = File::create(&probe).and_then(|mut file| {
+            file.write_all(&[0xa5; ROOM])?;
+            file.sync_all()
+        });
+        // one that stays is emptied the next time
+        let _ = fs::remove_file(&probe);
+        done
     }
 
     fn read(db: &sled::Db) -> Result<Vec<Row>, String> {
@@ -225,6 +241,7 @@ impl Book for SledBook {
         for old in numbers.iter().skip(1) {
             fs::remove_dir_all(self.path(*old)).map_err(NoBook::Io)?;
         }
+        self.room().map_err(NoBook::Io)?;
         let db = Self::open(&self.path(newest))?;
         let rows = Self::read(&db);
         self.db = Some(db);

@@ -315,3 +315,28 @@ fn a_small_disk_that_is_full_is_mended_by_room() {
     append(&ring, vec![block(&[2], 1)]);
     closed_account(&ring);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_ring_that_finds_its_disk_full_keeps_its_book() {
+    let Some(mounted) = super::look::Mounted::new("size=6m") else { return };
+    let folder = mounted.0.path().join("ring");
+    let open = || SledRing::open(&folder, options());
+    let ring = open().expect("opened");
+    ring.chain_append(Chain::Audit, b"entry").expect("appended");
+    drop(ring);
+    let filler = mounted.0.path().join("filler");
+    let mut file = std::fs::File::create(&filler).expect("made");
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    drop(file);
+    let full = std::io::ErrorKind::StorageFull;
+    let refused = open();
+    assert!(
+        matches!(&refused, Err(crate::RingError::Io { source, .. }) if source.kind() == full),
+        "{refused:?}"
+    );
+    std::fs::remove_file(filler).expect("removed");
+    let ring = open().expect("opened");
+    assert_eq!(ring.status().quarantined, Vec::<String>::new());
+    assert_eq!(ring.chain_read(Chain::Audit, 0, 9).expect("read").len(), 1);
+}

@@ -56,6 +56,16 @@ pub struct TlsEndpoint {
     pub http: HttpConfig,
 }
 
+impl TlsEndpoint {
+    /// Of an address; `None` when it is not `https`.
+    #[must_use]
+    pub fn of_url(url: &str, http: &HttpConfig) -> Option<TlsEndpoint> {
+        let url = url.parse::<Url>().ok().filter(|u| u.scheme() == "https")?;
+        let address = format!("{}:{}", url.host_str()?, url.port_or_known_default()?);
+        Some(TlsEndpoint { address, http: http.clone() })
+    }
+}
+
 /// Why a sink cannot be made: a mistake in its settings, or a file or secret they name is not
 /// usable. Holds no secret.
 #[derive(Debug, thiserror::Error)]
@@ -102,12 +112,7 @@ impl SinkConfig {
     /// # Errors
     /// When the settings cannot be used.
     pub fn tls_endpoints(&self, name: &SinkId, ctx: &HttpContext) -> Result<Vec<TlsEndpoint>, BuildError> {
-        let of_url = |text: &str, http: &HttpConfig| -> Vec<TlsEndpoint> {
-            let url = text.parse::<Url>().ok().filter(|u| u.scheme() == "https");
-            let address = url.and_then(|u| Some(format!("{}:{}", u.host_str()?, u.port_or_known_default()?)));
-            let made = address.map(|address| TlsEndpoint { address, http: http.clone() });
-            made.into_iter().collect()
-        };
+        let of_url = |url: &str, http: &HttpConfig| TlsEndpoint::of_url(url, http).into_iter().collect();
         Ok(match self {
             SinkConfig::Blob(c) => of_url(&BlobSink::new(name, c, ctx)?.base(), &c.http),
             SinkConfig::Events(c) => of_url(&c.url, &c.http),

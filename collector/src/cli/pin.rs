@@ -43,7 +43,7 @@ enum Command {
         #[command(flatten)]
         of: Of,
     },
-    /// Check every server of the configuration against its pins.
+    /// Check every server of the configuration, that of remote settings too, against its pins.
     #[command(after_help = "\
 Exit code 0 when every pin fits, 65 when one does not or a certificate does not verify, 75 when a server gives no \
 answer. A pinned certificate that ends soon is a warning.")]
@@ -55,7 +55,7 @@ answer. A pinned certificate that ends soon is a warning.")]
     #[command(after_help = "\
 Without --pin, the keys of the authorities are pinned: they stay when the server's own certificate is renewed. With \
 --write the sink's pins, old and new, go to conf.d/pins-SINK.toml; a configuration that would be wrong with it stays \
-as it was.")]
+as it was. They count from the collector's next start; a reload does not take them over.")]
     Add {
         /// HOST or HOST:PORT
         host: String,
@@ -68,7 +68,7 @@ as it was.")]
         /// Allow a single pin. Losing its key then needs a new configuration everywhere.
         #[arg(long)]
         no_backup: bool,
-        /// Only report misses for now.
+        /// Only report misses for now; not where pins are enforced already.
         #[arg(long)]
         report_only: bool,
         /// Write conf.d/pins-SINK.toml.
@@ -232,36 +232,46 @@ fn check_one(endpoint: &TlsEndpoint, outcome: Result<Shown, ProbeError>, now: Sy
     Checked { exit: Exit::Ok, state: "ok", detail, warning }
 }
 
-fn check(of: &Of) -> Done {
-    let config = of.load()?;
-    let (ctx, now) = (HttpContext::default(), SystemTime::now());
-    let (mut text, mut list, mut exit) = (String::new(), Vec::new(), Exit::Ok);
+/// Every server of a configuration, with its sink; without one it is that of remote settings.
+fn endpoints(config: &Config) -> Result<Vec<(Option<&str>, TlsEndpoint)>, Failure> {
+    let ctx = HttpContext::default();
+    let mut list = Vec::new();
     for section in &config.sinks {
         let endpoints = section.config.tls_endpoints(&SinkId::new(&section.name), &ctx).map_err(|e| {
             Failure::new(Exit::Config, format!("sink \"{}\": {}", section.name, chain(&e)))
                 .hint("mend the sink's settings")
         })?;
-        for endpoint in endpoints {
-            let checked = check_one(&endpoint, look(&endpoint.address, &endpoint.http)?, now);
-            // what is wrong counts before what is not known
-            exit = match (exit, checked.exit) {
-                (Exit::Data, _) | (_, Exit::Data) => Exit::Data,
-                (Exit::Ok, other) => other,
-                (other, _) => other,
-            };
-            text +=
-                &format!("{} {}: {}: {}\n", section.name, endpoint.address, checked.state, checked.detail);
-            if let Some(warning) = &checked.warning {
-                text += &format!("  WARNING: {warning}\n");
-            }
-            list.push(json!({
-                "sink": section.name, "address": endpoint.address, "state": checked.state,
-                "detail": checked.detail, "warning": checked.warning,
-            }));
+        list.extend(endpoints.into_iter().map(|e| (Some(section.name.as_str()), e)));
+    }
+    let remote = config.settings.as_ref().and_then(|s| TlsEndpoint::of_url(&s.url, &s.http));
+    list.extend(remote.map(|e| (None, e)));
+    Ok(list)
+}
+
+fn check(of: &Of) -> Done {
+    let (config, now) = (of.load()?, SystemTime::now());
+    let (mut text, mut list, mut exit) = (String::new(), Vec::new(), Exit::Ok);
+    for (sink, endpoint) in endpoints(&config)? {
+        let checked = check_one(&endpoint, look(&endpoint.address, &endpoint.http)?, now);
+        // what is wrong counts before what is not known
+        exit = match (exit, checked.exit) {
+            (Exit::Data, _) | (_, Exit::Data) => Exit::Data,
+            (Exit::Ok, other) => other,
+            (other, _) => other,
+        };
+        let name = sink.unwrap_or("[settings]");
+        text += &format!("{name} {}: {}: {}\n", endpoint.address, checked.state, checked.detail);
+        if let Some(warning) = &checked.warning {
+            text += &format!("  WARNING: {warning}\n");
         }
+        let section = sink.map_or_else(|| "settings".to_owned(), |s| format!("sinks.{s}"));
+        list.push(json!({
+            "section": section, "sink": sink, "address": endpoint.address, "state": checked.state,
+            "detail": checked.detail, "warning": checked.warning,
+        }));
     }
     if list.is_empty() {
-        text.push_str("no sink uses TLS\n");
+        text.push_str("nothing uses TLS\n");
     }
     of.print(&json!({ "endpoints": list, "ok": exit == Exit::Ok }), &text)?;
     Ok(exit)
@@ -312,6 +322,48 @@ impl Wish<'_> {
     }
 }
 
+/// The sets of a sink with pins for a host added, or why not.
+fn merged(
+    sets: &[PinSet],
+    host: &str,
+    chosen: &[Pin],
+    wish: &Wish<'_>,
+) -> Result<Vec<PinSet>, (String, String)> {
+    let counts = sets.iter().position(|s| s.fits(host));
+    let own = sets.iter().position(|s| s.host.eq_ignore_ascii_case(host));
+    if let Some(set) = counts.and_then(|n| sets.get(n)) {
+        if wish.report_only && !set.report_only {
+            return Err((
+                format!("the pins of \"{}\" are enforced for {host}: --report-only would end that", set.host),
+                "leave --report-only out, or set report_only = true in that set yourself".to_owned(),
+            ));
+        }
+        if own.is_some() && own != counts {
+            return Err((
+                format!("the pins of \"{}\" stand before those of {host} and count for it", set.host),
+                format!("put the set of {host} before it in the configuration, then add"),
+            ));
+        }
+    }
+    let mut sets = sets.to_vec();
+    match own.and_then(|n| sets.get_mut(n)) {
+        Some(set) => {
+            for pin in chosen {
+                if !set.sha256.contains(pin) {
+                    set.sha256.push(*pin);
+                }
+            }
+        }
+        None => {
+            let mut fresh = PinSet::new(host, chosen.to_vec());
+            (fresh.no_backup, fresh.report_only) = (wish.no_backup, wish.report_only);
+            // before a set for more hosts: the first that fits counts
+            sets.insert(0, fresh);
+        }
+    }
+    Ok(sets)
+}
+
 /// A set as TOML under a key.
 fn toml_of(key: &str, set: &PinSet) -> String {
     let pins: Vec<String> = set.sha256.iter().map(|p| format!("  \"{p}\",\n")).collect();
@@ -340,19 +392,8 @@ fn add(address: &str, section: &SinkSection, wish: &Wish<'_>, write: bool, of: &
         .config
         .tls()
         .ok_or_else(|| Failure::new(Exit::Usage, format!("sink \"{}\" does not use TLS", section.name)))?;
-    let mut sets = tls.pins.clone();
-    match sets.iter_mut().find(|s| s.host.eq_ignore_ascii_case(&host)) {
-        Some(set) => {
-            set.sha256.extend(chosen.iter().filter(|p| !tls.pins.iter().any(|s| s.sha256.contains(p))));
-            set.report_only |= wish.report_only;
-        }
-        None => {
-            let mut fresh = PinSet::new(&host, chosen.clone());
-            (fresh.no_backup, fresh.report_only) = (wish.no_backup, wish.report_only);
-            // before a set for more hosts: the first that fits counts
-            sets.insert(0, fresh);
-        }
-    }
+    let sets = merged(&tls.pins, &host, &chosen, wish)
+        .map_err(|(why, hint)| Failure::new(Exit::Usage, why).hint(hint))?;
     let key = format!("sinks.{}.{key}", section.name);
     let text: String = sets.iter().map(|s| toml_of(&key, s)).collect::<Vec<_>>().join("\n");
     let pins: Vec<String> = chosen.iter().map(Pin::to_string).collect();
@@ -364,7 +405,11 @@ fn add(address: &str, section: &SinkSection, wish: &Wish<'_>, write: bool, of: &
     let path = write_beside(&of.config, &section.name, &text)?;
     let value = json!({ "host": host, "sink": section.name, "pins": pins, "written": path });
     let said = format!("{} pins for {host} are in {}\n", pins.len(), path.display());
-    of.print(&value, &(said + "they count when the collector starts or reloads its configuration\n"))?;
+    // a reload leaves connections as they are
+    of.print(
+        &value,
+        &(said + "they count from the collector's next start: restart it, a reload is not enough\n"),
+    )?;
     Ok(Exit::Ok)
 }
 
@@ -401,4 +446,66 @@ fn write_beside(config: &Path, sink: &str, text: &str) -> Result<PathBuf, Failur
         return Err(daemon::config_failure(&wrong));
     }
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pin(n: u8) -> Pin {
+        Pin::of_spki(&[n])
+    }
+
+    fn pins(list: &[u8]) -> Vec<Pin> {
+        list.iter().copied().map(pin).collect()
+    }
+
+    fn set(host: &str, list: &[u8]) -> PinSet {
+        PinSet::new(host, pins(list))
+    }
+
+    const PLAIN: Wish<'_> = Wish { pins: &[], no_backup: false, report_only: false };
+
+    #[test]
+    fn pins_are_added_though_another_hosts_set_has_them_and_none_twice() {
+        let sets = [set("localhost", &[1, 2]), set("*.example", &[3, 4])];
+        let made = merged(&sets, "localhost", &pins(&[2, 3, 4]), &PLAIN).unwrap();
+        assert_eq!(made, [set("localhost", &[1, 2, 3, 4]), set("*.example", &[3, 4])]);
+        let again = merged(&made, "localhost", &pins(&[2, 3, 4]), &PLAIN).unwrap();
+        assert_eq!(again, made);
+        // in any case of letters, and with the set's own settings
+        let own = [PinSet { report_only: true, no_backup: true, ..set("LocalHost", &[1]) }];
+        let made = merged(&own, "localhost", &pins(&[2]), &PLAIN).unwrap();
+        assert_eq!(made, [PinSet { sha256: pins(&[1, 2]), ..own[0].clone() }]);
+    }
+
+    #[test]
+    fn a_host_without_a_set_gets_one_that_counts() {
+        let sets = [set("*", &[1, 2])];
+        let wish = Wish { no_backup: true, ..PLAIN };
+        let made = merged(&sets, "h.test", &pins(&[3]), &wish).unwrap();
+        assert_eq!(made, [PinSet { no_backup: true, ..set("h.test", &[3]) }, set("*", &[1, 2])]);
+        let wish = Wish { report_only: true, ..PLAIN };
+        let other = [set("*.example", &[1, 2])];
+        let made = merged(&other, "h.test", &pins(&[3, 4]), &wish).unwrap();
+        assert!(made[0].fits("h.test") && made[0].report_only && !made[1].report_only);
+    }
+
+    #[test]
+    fn what_is_enforced_does_not_become_report_only() {
+        let wish = Wish { report_only: true, ..PLAIN };
+        for host in ["h.test", "*.test", "*"] {
+            let (why, hint) = merged(&[set(host, &[1, 2])], "h.test", &pins(&[3, 4]), &wish).unwrap_err();
+            assert!(why.contains("enforced") && hint.contains("report_only = true"), "{host}: {why}, {hint}");
+            let reporting = PinSet { report_only: true, ..set(host, &[1, 2]) };
+            assert!(merged(&[reporting], "h.test", &pins(&[3, 4]), &wish).is_ok());
+        }
+    }
+
+    #[test]
+    fn pins_that_would_not_count_are_not_added() {
+        let sets = [set("*", &[1, 2]), set("h.test", &[1, 2])];
+        let (why, _) = merged(&sets, "h.test", &pins(&[3, 4]), &PLAIN).unwrap_err();
+        assert!(why.contains("stand before"), "{why}");
+    }
 }

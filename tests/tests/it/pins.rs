@@ -88,7 +88,10 @@ fn a_server_is_shown_pinned_and_checked() {
         .says("would be refused");
     pin(&config, &["add", &address, "--sink", "local"]).code(64).says("does not use TLS");
 
-    pin(&config, &["add", &address, "--sink", "out", "--pin", "leaf", "--pin", &foreign, "--write"]).code(0);
+    let add = ["add", &address, "--sink", "out", "--pin", "leaf", "--pin", &foreign, "--write"];
+    let said = pin(&config, &add).code(0).stdout;
+    assert!(said.contains("next start") && said.contains("a reload is not enough"), "{said}");
+    pin(&config, &[&add[..], &["--report-only"]].concat()).code(64).says("are enforced for localhost");
     let checked = pin(&config, &["check"]).code(0).stdout;
     assert!(checked.contains("out localhost") && checked.contains("pinned: localhost"), "{checked}");
     // a second time: what is there stays
@@ -103,6 +106,26 @@ fn a_server_is_shown_pinned_and_checked() {
     std::fs::write(bench.dir.path().join("conf.d/pins-out.toml"), early).unwrap();
     let checked = pin(&config, &["check"]).code(0).stdout;
     assert!(checked.contains("WARNING: the pinned certificate ends 2039-01-01"), "{checked}");
+}
+
+#[test]
+fn the_server_of_remote_settings_is_checked_too() {
+    let bench = Bench::new();
+    let (address, config, keys) = (bench.address(), bench.configuration(), ["one", "two"]);
+    let wrong = keys.map(|k| text(Pin::of_spki(k.as_bytes())));
+    let settings = format!(
+        "[settings]\nurl = \"https://{address}/settings\"\nkeys = {{ a = \"{}=\" }}\n\
+         [settings.http.tls]\nca_file = {:?}\n[[settings.http.tls.pins]]\nsha256 = {wrong:?}\n",
+        "A".repeat(43),
+        bench.ca(),
+    );
+    std::fs::create_dir(bench.dir.path().join("conf.d")).unwrap();
+    std::fs::write(bench.dir.path().join("conf.d/settings.toml"), settings).unwrap();
+    let checked = pin(&config, &["check", "--json"]).code(65).json();
+    let states = [&checked["endpoints"][0], &checked["endpoints"][1]].map(|e| (&e["section"], &e["state"]));
+    assert_eq!(states, [(&"sinks.out".into(), &"no-pins".into()), (&"settings".into(), &"miss".into())]);
+    let checked = pin(&config, &["check"]).code(65).stdout;
+    assert!(checked.contains(&format!("[settings] {address}: miss")), "{checked}");
 }
 
 #[test]

@@ -8,14 +8,19 @@
 //! | other 4xx but 408, 409, 421, 423, 425, 429 | [`Class::Refused`]: the sink knows what it means |
 //! | everything else, redirects included | [`Class::Retry`] |
 //!
-//! Of failures before a reply: a pin that does not match, a certificate that does not verify, a
-//! proxy that refuses the user and an address that is none are `Stop`; DNS, connecting, time-outs, cut replies and what is not
+//! Of failures before a reply: a pin that does not match, a certificate that does not verify, one of
+//! ours that the server does not take, no version of TLS in common, a proxy that refuses the user and
+//! an address that is none are `Stop`; DNS, connecting, time-outs, cut replies and what is not
 //! understood are `Retry`.
 
 use std::time::{Duration, SystemTime};
 
+use super::tls::Refusal;
 use super::{HttpError, Reply};
 use crate::DeliverError;
+
+/// What to do when the proxy asks for another user or password.
+pub(crate) const PROXY_ADVICE: &str = "check http.proxy: its user and password";
 
 /// The longest `Retry-After` that is believed.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -162,7 +167,9 @@ impl From<HttpError> for DeliverError {
                 "check the server's certificate, the private CA (tls.ca_file) and this machine's clock"
                     .to_owned()
             }
-            HttpError::ProxyAuth(_) => "check http.proxy: its user and password".to_owned(),
+            HttpError::ClientCertificate { .. } => Refusal::ClientCertificate.advice().to_owned(),
+            HttpError::Version { .. } => Refusal::Version.advice().to_owned(),
+            HttpError::ProxyAuth(_) => PROXY_ADVICE.to_owned(),
             HttpError::Insecure(_) => "use https, or remove the pins".to_owned(),
             HttpError::Request(_) => "check the address in the configuration".to_owned(),
             _ => return DeliverError::Retry { after: None, source: Box::new(error) },

@@ -14,6 +14,7 @@ pub mod tls;
 use std::error::Error as _;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
@@ -25,7 +26,7 @@ use serde::Deserialize;
 
 use self::live::Live;
 use self::pins::{PinMiss, PinMonitor, PinSet};
-use self::tls::{TlsConfig, TlsError};
+use self::tls::{Asked, Refusal, TlsConfig, TlsError, TlsVersion};
 use crate::Clock;
 use crate::secret::{SecretError, SecretRef};
 use crate::units::{Size, Span};
@@ -134,6 +135,24 @@ pub enum HttpError {
         /// The host.
         host: String,
         /// What is wrong.
+        detail: String,
+    },
+    /// The server misses the client's certificate, or does not take it.
+    #[error("{host}: the server asks for a client certificate that it accepts: {detail}")]
+    ClientCertificate {
+        /// The host.
+        host: String,
+        /// What it says.
+        detail: String,
+    },
+    /// The server speaks no version of TLS that is allowed.
+    #[error("{host}: the server does not speak TLS {}: {detail}", least.on())]
+    Version {
+        /// The host.
+        host: String,
+        /// The least that is allowed, `tls.min_version`.
+        least: TlsVersion,
+        /// What went wrong.
         detail: String,
     },
     /// No pin in the verified chain.
@@ -292,6 +311,9 @@ pub struct Client {
     timeout: Duration,
     reply_max: usize,
     pins: Arc<[PinSet]>,
+    least: TlsVersion,
+    /// How often a server wanted the client's certificate.
+    asked: Arc<AtomicU64>,
     clock: Clock,
 }
 
@@ -333,12 +355,20 @@ impl Client {
         tls: impl Fn() -> Result<rustls::ClientConfig, HttpBuildError> + Send + Sync + 'static,
     ) -> Result<Client, HttpBuildError> {
         let own = config.clone();
-        let make = Box::new(move || own.make(tls()?, http2));
+        let asked = Arc::new(AtomicU64::new(0));
+        let times = Arc::clone(&asked);
+        let make = Box::new(move || {
+            let mut tls = tls()?;
+            Asked::count(&mut tls, &times);
+            own.make(tls, http2)
+        });
         Ok(Client {
             inner: Arc::new(Live::new(config, make)?),
             timeout: config.timeout.0,
             reply_max: usize::try_from(config.reply_max.0).unwrap_or(usize::MAX),
             pins: config.tls.pins.clone().into(),
+            least: config.tls.min_version,
+            asked,
             clock: ctx.clock.clone(),
         })
     }
@@ -362,6 +392,7 @@ impl Client {
             return Err(HttpError::Insecure(host));
         }
         let end = tokio::time::Instant::now() + self.timeout;
+        let asked = self.asked.load(Ordering::Relaxed);
         let sent = self
             .inner
             .client()
@@ -371,7 +402,16 @@ impl Client {
             .send();
         let mut response = match tokio::time::timeout_at(end, sent).await {
             Err(_) => return Err(HttpError::Timeout(host)),
-            Ok(Err(e)) => return Err(understood(host, e.without_url())),
+            Ok(Err(e)) => {
+                return Err(match understood(host, self.least, e.without_url()) {
+                    // the alert that says so is lost where HTTP/2 ends before the request is out
+                    HttpError::Broken { host, detail } if self.asked.load(Ordering::Relaxed) != asked => {
+                        let more = "the server had asked for a client certificate: see tls.client_cert";
+                        HttpError::Broken { host, detail: format!("{detail}; {more}") }
+                    }
+                    other => other,
+                });
+            }
             Ok(Ok(response)) => response,
         };
         let headers = std::mem::take(response.headers_mut());
@@ -491,7 +531,7 @@ fn tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rus
     None
 }
 
-fn understood(host: String, error: reqwest::Error) -> HttpError {
+fn understood(host: String, least: TlsVersion, error: reqwest::Error) -> HttpError {
     use rustls::CertificateError::Other;
     if let Some(tls) = tls_error(&error) {
         match tls {
@@ -511,6 +551,11 @@ fn understood(host: String, error: reqwest::Error) -> HttpError {
         return HttpError::Timeout(host);
     }
     let detail = error.source().map_or_else(|| error.to_string(), chain);
+    match Refusal::of(&detail) {
+        Some(Refusal::ClientCertificate) => return HttpError::ClientCertificate { host, detail },
+        Some(Refusal::Version) => return HttpError::Version { host, least, detail },
+        None => {}
+    }
     // the type of this error is the library's own; a test tells when its words change
     if error.is_connect() && detail.contains("proxy authorization required") {
         return HttpError::ProxyAuth(host);

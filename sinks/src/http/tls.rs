@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use serde::Deserialize;
 
 use super::HttpContext;
@@ -45,6 +47,71 @@ pub enum TlsVersion {
     /// RFC 8446.
     #[serde(rename = "1.3")]
     V13,
+}
+
+impl TlsVersion {
+    /// This and those above it, in words.
+    pub(super) fn on(self) -> &'static str {
+        match self {
+            TlsVersion::V12 => "1.2 or 1.3",
+            TlsVersion::V13 => "1.3",
+        }
+    }
+}
+
+/// What keeps a server from speaking TLS with us until someone acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It misses the client's certificate, or does not take it.
+    ClientCertificate,
+    /// No version in common.
+    Version,
+}
+
+impl Refusal {
+    /// Reads it from what rustls says within an error's text: HTTP/2 and the client of Kafka keep
+    /// its words alone. A test tells when they change.
+    pub(crate) fn of(text: &str) -> Option<Refusal> {
+        let behind = |lead| {
+            let parts = text.split(lead).skip(1);
+            parts.filter_map(|rest: &str| rest.split(|c: char| !c.is_ascii_alphanumeric()).next())
+        };
+        let of_alert = |name| match name {
+            "CertificateRequired"
+            | "UnknownCA"
+            | "BadCertificate"
+            | "UnsupportedCertificate"
+            | "CertificateRevoked"
+            | "CertificateExpired"
+            | "CertificateUnknown"
+            | "AccessDenied" => Some(Refusal::ClientCertificate),
+            "ProtocolVersion" => Some(Refusal::Version),
+            _ => None,
+        };
+        let of_ours = |name| match name {
+            "ServerDoesNotSupportTls12Or13" | "ServerTlsVersionIsDisabledByOurConfig" => {
+                Some(Refusal::Version)
+            }
+            _ => None,
+        };
+        behind("received fatal alert: ")
+            .find_map(of_alert)
+            .or_else(|| behind("peer is incompatible: ").find_map(of_ours))
+    }
+
+    /// What to do about it, for a sink.
+    pub(crate) fn advice(self) -> &'static str {
+        match self {
+            Refusal::ClientCertificate => {
+                "the server wants a client certificate that it accepts: see that tls.client_cert and \
+                 tls.client_key of this sink are set, that the certificate has not ended, and that the \
+                 server trusts its CA"
+            }
+            Refusal::Version => {
+                "have the server speak a newer TLS, check the address, or lower tls.min_version of this sink"
+            }
+        }
+    }
 }
 
 /// Why TLS cannot be set up.
@@ -194,9 +261,82 @@ impl TlsConfig {
     }
 }
 
+/// Counts how often a server asks for the client's certificate.
+#[derive(Debug)]
+pub(super) struct Asked {
+    inner: Arc<dyn ResolvesClientCert>,
+    times: Arc<AtomicU64>,
+}
+
+impl Asked {
+    /// Has a set-up count from now on.
+    pub fn count(config: &mut ClientConfig, times: &Arc<AtomicU64>) {
+        let inner = Arc::clone(&config.client_auth_cert_resolver);
+        config.client_auth_cert_resolver = Arc::new(Asked { inner, times: Arc::clone(times) });
+    }
+}
+
+impl ResolvesClientCert for Asked {
+    fn resolve(&self, roots: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.times.fetch_add(1, Ordering::Relaxed);
+        self.inner.resolve(roots, schemes)
+    }
+
+    fn only_raw_public_keys(&self) -> bool {
+        self.inner.only_raw_public_keys()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.inner.has_certs()
+    }
+}
+
 /// The system's own verifier.
 fn platform(provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
     rustls_platform_verifier::Verifier::new(Arc::clone(provider))
         .map(|v| Arc::new(v) as Arc<dyn ServerCertVerifier>)
         .map_err(|e| TlsError::Roots(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{AlertDescription as Alert, Error, PeerIncompatible};
+
+    use super::*;
+
+    #[test]
+    fn what_a_server_refuses_is_read_from_the_words_of_the_library() {
+        for alert in [
+            Alert::CertificateRequired,
+            Alert::UnknownCA,
+            Alert::BadCertificate,
+            Alert::UnsupportedCertificate,
+            Alert::CertificateRevoked,
+            Alert::CertificateExpired,
+            Alert::CertificateUnknown,
+            Alert::AccessDenied,
+        ] {
+            let text = format!("connection error: {}, and more", Error::AlertReceived(alert));
+            assert_eq!(Refusal::of(&text), Some(Refusal::ClientCertificate), "{text}");
+        }
+        for error in [
+            Error::AlertReceived(Alert::ProtocolVersion),
+            PeerIncompatible::ServerDoesNotSupportTls12Or13.into(),
+            PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into(),
+        ] {
+            let text = error.to_string();
+            assert_eq!(Refusal::of(&text), Some(Refusal::Version), "{text}");
+        }
+        let several = format!(
+            "{}, {}",
+            Error::AlertReceived(Alert::InternalError),
+            Error::AlertReceived(Alert::UnknownCA)
+        );
+        assert_eq!(Refusal::of(&several), Some(Refusal::ClientCertificate));
+        for text in
+            ["", "CertificateRequired", "received fatal alert: ", "received fatal alert: InternalError"]
+        {
+            assert_eq!(Refusal::of(text), None, "{text}");
+        }
+    }
 }

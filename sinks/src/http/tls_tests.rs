@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
+
 use super::pins::{Pin, PinMonitor};
 use super::probe::{ProbeError, probe};
-use super::tls::TlsError;
+use super::tls::{TlsError, TlsVersion};
 use super::*;
 use crate::testing::chain::{Chain, params, pem, private, signed, versions};
 use crate::testing::{Canned, CannedServer};
@@ -182,23 +184,97 @@ async fn versions_below_the_least_are_refused() {
     let server = CannedServer::tls(config, |_| Canned::status(200)).await;
     let list = pins(&[chain.leaf.pin(), unused()], "");
     assert_eq!(ask(&server, &chain.trusting(&list), &ctx).await.unwrap(), 200);
-    assert!(ask(&server, &chain.trusting("min_version = \"1.3\""), &ctx).await.is_err());
+    let error = ask(&server, &chain.trusting("min_version = \"1.3\""), &ctx).await.unwrap_err();
+    assert!(matches!(error, HttpError::Version { least: TlsVersion::V13, .. }), "{error:?}");
+    assert!(error.to_string().contains("does not speak TLS 1.3"), "{error}");
+    let DeliverError::Stop { advice, .. } = error.into() else { panic!() };
+    assert!(advice.contains("tls.min_version"), "{advice}");
+}
+
+/// Takes one connection, reads what comes first, and answers it with these bytes.
+async fn answering(bytes: &'static [u8]) -> (String, tokio::task::JoinHandle<()>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let task = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await;
+        stream.write_all(bytes).await.unwrap();
+        // until the client goes
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    (url, task)
+}
+
+#[tokio::test]
+async fn a_server_of_older_versions_alone_is_named_as_such() {
+    let hello = {
+        let mut hello = vec![22, 3, 1, 0, 42, 2, 0, 0, 38, 3, 1];
+        hello.resize(11 + 32, 7);
+        // no session, RSA with AES-128, no compression
+        hello.extend([0, 0, 0x2f, 0]);
+        &*hello.leak()
+    };
+    // the alert "protocol version", and a greeting of TLS 1.0
+    for answer in [&[21, 3, 1, 0, 2, 2, 70], hello] {
+        let (url, _server) = answering(answer).await;
+        let client = Client::new(&HttpConfig::default(), &context()).unwrap();
+        let error = client.send(Request::new(Method::GET, url.parse().unwrap())).await.unwrap_err();
+        assert!(matches!(error, HttpError::Version { least: TlsVersion::V12, .. }), "{error:?}");
+        assert!(error.to_string().contains("does not speak TLS 1.2 or 1.3"), "{error}");
+        assert!(matches!(error.into(), DeliverError::Stop { .. }));
+    }
+}
+
+/// A server that lets clients of its own CA in.
+fn mutual(chain: &Chain, list: &[&'static rustls::SupportedProtocolVersion]) -> rustls::ServerConfig {
+    mutual_with(chain, list, |checks| checks)
+}
+
+fn mutual_with(
+    chain: &Chain,
+    list: &[&'static rustls::SupportedProtocolVersion],
+    change: impl Fn(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
+) -> rustls::ServerConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(chain.root.der.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let checks = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    versions(list)
+        .with_client_cert_verifier(change(checks).build().unwrap())
+        .with_single_cert(vec![chain.leaf.der.clone(), chain.middle.der.clone()], private(&chain.leaf.key))
+        .unwrap()
+}
+
+/// Under TLS 1.3 the client learns of it when it reads the answer; HTTP/2 keeps the words alone.
+#[tokio::test]
+async fn a_client_certificate_that_is_missing_or_refused_needs_someone() {
+    let (chain, theirs, ctx) = (Chain::new(), Chain::new(), context());
+    let cert = chain.file("theirs.pem", pem("CERTIFICATE", &theirs.leaf.der));
+    let key = chain.file("theirs.key", pem("PRIVATE KEY", &theirs.leaf.key.serialize_der()));
+    let foreign = format!("client_cert = '{}'\nclient_key = 'file:{}'", cert.display(), key.display());
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for protocol in ["", "http/1.1", "h2"] {
+            let mut config = mutual(&chain, &[version]);
+            config.alpn_protocols.extend((!protocol.is_empty()).then(|| protocol.as_bytes().to_vec()));
+            let server = CannedServer::tls(config, |_| Canned::status(200)).await;
+            for more in ["", &foreign] {
+                let case = format!("{version:?} {protocol} {more}");
+                let error = ask(&server, &chain.trusting(more), &ctx).await.unwrap_err();
+                assert!(matches!(error, HttpError::ClientCertificate { .. }), "{case}: {error:?}");
+                let DeliverError::Stop { advice, .. } = error.into() else { panic!("{case}") };
+                assert!(advice.contains("tls.client_cert") && advice.contains("tls.client_key"), "{advice}");
+            }
+            assert!(server.seen().is_empty());
+        }
+    }
 }
 
 #[tokio::test]
 async fn a_client_shows_its_certificate_when_it_has_one() {
     let (chain, ctx) = (Chain::new(), context());
     let client = signed(params("client", false), &chain.root);
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(chain.root.der.clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let checks = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .unwrap();
-    let config = versions(rustls::ALL_VERSIONS)
-        .with_client_cert_verifier(checks)
-        .with_single_cert(vec![chain.leaf.der.clone(), chain.middle.der.clone()], private(&chain.leaf.key))
-        .unwrap();
+    let config = mutual(&chain, rustls::ALL_VERSIONS);
     let server = CannedServer::tls(config, |_| Canned::status(200)).await;
     let cert = chain.file("client.pem", pem("CERTIFICATE", &client.der));
     let key = chain.file("client.key", pem("PRIVATE KEY", &client.key.serialize_der()));
@@ -228,6 +304,21 @@ async fn a_client_shows_its_certificate_when_it_has_one() {
     let config: HttpConfig = toml::from_str(&chain.trusting(&identity(&foreign))).unwrap();
     let error = Client::new(&config, &ctx).unwrap_err();
     assert!(matches!(error, HttpBuildError::Tls(TlsError::KeyUnusable)), "{error:?}");
+}
+
+/// The alert that says it is lost when the connection is closed early enough.
+#[tokio::test]
+async fn a_connection_that_ends_after_a_certificate_was_asked_for_tells_of_that() {
+    let (chain, ctx) = (Chain::new(), context());
+    let config = mutual_with(&chain, rustls::ALL_VERSIONS, ClientCertVerifierBuilder::allow_unauthenticated);
+    let asking = CannedServer::tls(config, |_| Canned::Close).await;
+    let silent = chain.answer(|_| Canned::Close).await;
+    for (server, asked) in [(asking, true), (silent, false)] {
+        let error = ask(&server, &chain.trusting(""), &ctx).await.unwrap_err();
+        assert!(matches!(error, HttpError::Broken { .. }), "{error:?}");
+        assert_eq!(error.to_string().contains("client certificate"), asked, "{error}");
+        assert!(matches!(error.into(), DeliverError::Retry { .. }));
+    }
 }
 
 #[test]

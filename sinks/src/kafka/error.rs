@@ -4,12 +4,13 @@
 //! |---|---|
 //! | message or record list too large | halves; a single event is rejected |
 //! | invalid record, invalid timestamp | rejected for good |
-//! | not authorised, authentication failed, unknown or invalid topic, unsupported version, no trust in its certificate | hold: someone must act |
+//! | not authorised, authentication failed, unknown or invalid topic, unsupported version, no trust in its certificate or ours, no TLS in common | hold: someone must act |
 //! | everything else: no connection, no leader, too few replicas, a time-out | again |
 
 use rskafka::client::error::{Error, ProtocolError};
 
 use crate::http::classify::printable;
+use crate::http::tls::Refusal;
 use crate::{BoxError, DeliverError, RejectReason};
 
 /// What went wrong, without secrets.
@@ -55,9 +56,12 @@ pub(super) fn understood(error: &Error, events: usize) -> DeliverError {
             "check the brokers' certificate, the private CA (tls.ca_file), the pins and this machine's clock",
             source,
         ),
-        None if text.contains("Sasl") && !text.contains("Request error") => {
-            stop("check user, password and mechanism of this sink", source)
-        }
-        None => DeliverError::Retry { after: None, source },
+        None => match Refusal::of(&text) {
+            Some(refusal) => stop(refusal.advice(), source),
+            None if text.contains("Sasl") && !text.contains("Request error") => {
+                stop("check user, password and mechanism of this sink", source)
+            }
+            None => DeliverError::Retry { after: None, source },
+        },
     }
 }

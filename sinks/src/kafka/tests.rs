@@ -10,6 +10,8 @@ use super::error::understood;
 use super::sink::place;
 use super::*;
 use crate::http::HttpContext;
+use crate::testing::chain::{Chain, pem, private, versions};
+use crate::testing::{Canned, CannedServer};
 use crate::{DeliverError, RejectReason, Sink as _};
 
 fn build(text: &str) -> Result<KafkaSink, String> {
@@ -112,6 +114,39 @@ async fn no_broker_is_tried_again() {
     let sink = build(MINIMAL).unwrap();
     let error = sink.deliver(&crate::testing::batch(1, 3)).await.unwrap_err();
     assert!(matches!(error, DeliverError::Retry { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_broker_that_wants_a_client_certificate_or_another_tls_needs_someone() {
+    let chain = Chain::new();
+    let certificates = || vec![chain.leaf.der.clone(), chain.middle.der.clone()];
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(chain.root.der.clone()).unwrap();
+    let checks = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+    let wants_one = versions(rustls::ALL_VERSIONS)
+        .with_client_cert_verifier(checks.build().unwrap())
+        .with_single_cert(certificates(), private(&chain.leaf.key))
+        .unwrap();
+    let older = versions(&[&rustls::version::TLS12])
+        .with_no_client_auth()
+        .with_single_cert(certificates(), private(&chain.leaf.key))
+        .unwrap();
+    let ca = chain.file("ca.pem", pem("CERTIFICATE", &chain.root.der));
+    for (config, word) in [(wants_one, "tls.client_cert"), (older, "tls.min_version")] {
+        // no request comes as far as to be read
+        let server = CannedServer::tls(config, |_| Canned::Close).await;
+        let sink = build(&format!(
+            "brokers = [\"localhost:{}\"]\ntopic = \"events\"\n\
+             tls = {{ ca_file = '{}', min_version = \"1.3\" }}\n",
+            server.address().port(),
+            ca.display()
+        ))
+        .unwrap();
+        let error = sink.check().await.unwrap_err();
+        let DeliverError::Stop { advice, .. } = &error else { panic!("{word}: {error:?}") };
+        assert!(advice.contains(word), "{advice}");
+    }
 }
 
 #[tokio::test]

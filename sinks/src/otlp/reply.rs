@@ -25,6 +25,7 @@ use prost::Message as _;
 
 use super::messages::{ExportResponse, RetryInfo, Status};
 use crate::RejectReason;
+use crate::http::classify::PROXY_ADVICE;
 
 /// A wish to wait longer than that is cut: a day.
 const WAIT_MAX: Duration = Duration::from_secs(86_400);
@@ -94,7 +95,8 @@ pub(super) fn http(
         }
         (413, _) if events > 1 => Outcome::Split(why),
         (413, _) => Outcome::Reject(RejectReason::TooLarge, why),
-        (401 | 403 | 407, _) => Outcome::Stop { after, advice: CREDENTIALS, why },
+        (401 | 403, _) => Outcome::Stop { after, advice: CREDENTIALS, why },
+        (407, _) => Outcome::Stop { after, advice: PROXY_ADVICE, why },
         (404 | 405 | 415 | 501 | 505 | 300..=399, _) => Outcome::Stop { after, advice: ADDRESS, why },
         (408 | 429, _) => Outcome::Retry { after, why },
         (400..=499, _) => Outcome::Reject(RejectReason::Invalid, why),

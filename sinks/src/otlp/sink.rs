@@ -171,10 +171,8 @@ impl OtlpSink {
             Outcome::Delivered => Ok(delivered(Vec::new(), events)),
             Outcome::Partly(count, why) => {
                 let count = usize::try_from(count).unwrap_or(usize::MAX).min(events);
-                let detail = match count {
-                    all if all == events => format!("rejected: {why}"),
-                    some => format!("one of {events} of which {some} were rejected, not told which: {why}"),
-                };
+                let which = if count < events { ", not told which" } else { "" };
+                let detail = format!("the server rejected {count} of {events} events{which}: {why}");
                 let detail = printable(&detail, 200);
                 let rejected = batch.iter().map(|(seq, _)| Rejected {
                     seq,

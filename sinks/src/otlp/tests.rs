@@ -111,12 +111,28 @@ async fn a_partial_success_leaves_no_event_without_its_reason() {
     let sink = sink(&format!("url = \"{}/v1/logs\"", server.url()));
     let some = sink.deliver(&batch(1, 5)).await.unwrap();
     assert_eq!(some.rejected.len(), 5, "which ones is not told");
-    assert!(
-        some.rejected[0].detail.contains("3 were rejected") && some.rejected[0].detail.contains("too old")
-    );
+    for one in &some.rejected {
+        assert_eq!(one.detail, "the server rejected 3 of 5 events, not told which: too old");
+    }
     assert_eq!(some.objects[0].events, 2);
     let all = sink.deliver(&batch(6, 10)).await.unwrap();
     assert_eq!((all.rejected.len(), all.objects[0].events), (5, 0));
+    assert_eq!(all.rejected[0].detail, "the server rejected 5 of 5 events: too old");
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_the_password_is_named_and_not_the_sinks_headers() {
+    let proxy = CannedServer::handler(|_| Canned::status(407)).await;
+    let sink = sink(&format!(
+        "url = \"http://collector.test/v1/logs\"\n\
+         http = {{ proxy = {{ url = \"{}\", user = \"ada\", password = \"value:wrong\" }} }}",
+        proxy.url()
+    ));
+    for error in [sink.check().await.unwrap_err(), sink.deliver(&batch(1, 2)).await.unwrap_err()] {
+        let DeliverError::Stop { advice, .. } = &error else { panic!("{error:?}") };
+        assert!(advice.contains("http.proxy") && !advice.contains("headers"), "{advice}");
+    }
+    assert_eq!(proxy.seen().len(), 2);
 }
 
 #[tokio::test]

@@ -180,8 +180,8 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
             }
         }
         let status = if head.starts_with("put") { "201 Created" } else { "200 OK" };
-        let kind = "Content-Type: application/x-protobuf\r\nETag: \"1\"\r\nContent-Length: 0";
-        stream.write_all(format!("HTTP/1.1 {status}\r\n{kind}\r\n\r\n").as_bytes())?;
+        let kind = "Content-Type: application/x-protobuf\r\nETag: \"1\"\r\nx-ms-blob-type: BlockBlob";
+        stream.write_all(format!("HTTP/1.1 {status}\r\n{kind}\r\nContent-Length: 0\r\n\r\n").as_bytes())?;
     }
 }
 

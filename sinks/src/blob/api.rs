@@ -68,6 +68,16 @@ fn md5(bytes: &[u8]) -> String {
     STANDARD.encode(Md5::digest(bytes))
 }
 
+/// The ETag of a reply, which every blob has.
+fn etag(reply: &Reply) -> Option<String> {
+    reply.header("etag").map(str::to_owned).filter(|etag| !etag.trim_matches('"').is_empty())
+}
+
+/// The ETag where a reply shows a blob: web servers have ETags too, the blob's type only the service tells.
+pub(super) fn blob(reply: &Reply) -> Option<String> {
+    (reply.status == 200 && reply.header("x-ms-blob-type").is_some()).then(|| etag(reply)).flatten()
+}
+
 impl Api {
     /// The same for the requests of one attempt: what is refused though it was handed out for this
     /// attempt needs someone to act.
@@ -107,7 +117,7 @@ impl Api {
         url.set_query(Some("restype=container"));
         let reply = self.send(Request::new(Method::PUT, url.clone())).await?;
         match (reply.status, error::code(&reply).as_str()) {
-            (200..=299, _) | (409, "ContainerAlreadyExists") => Ok(()),
+            (201, _) | (409, "ContainerAlreadyExists") => Ok(()),
             _ => Err(self.fail(&url, &reply)),
         }
     }
@@ -116,25 +126,26 @@ impl Api {
     pub async fn properties(&self, name: &str) -> Result<Option<Properties>, DeliverError> {
         let url = self.target.blob(name);
         let reply = self.send(Request::new(Method::HEAD, url.clone())).await?;
-        match reply.status {
-            200..=299 => {}
-            404 if error::code(&reply) == "BlobNotFound" => return Ok(None),
-            _ => return Err(self.fail(&url, &reply)),
+        if reply.status == 404 && error::code(&reply) == "BlobNotFound" {
+            return Ok(None);
         }
-        let etag = reply.header("etag").unwrap_or_default().to_owned();
-        let len = reply.header("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
-        Ok(Some(Properties { etag, len, reply }))
+        let len = reply.header("content-length").and_then(|v| v.parse().ok());
+        match (blob(&reply), len) {
+            (Some(etag), Some(len)) => Ok(Some(Properties { etag, len, reply })),
+            _ => Err(self.fail(&url, &reply)),
+        }
     }
 
     /// Get Blob: all of it, with its ETag; `None` when there is none in a container that exists.
     pub async fn get(&self, url: Url) -> Result<Option<(String, Body)>, DeliverError> {
         let reply = self.send(Request::new(Method::GET, url.clone())).await?;
-        match (reply.status, error::code(&reply).as_str()) {
-            (200..=299, _) => {}
-            (404, "BlobNotFound") => return Ok(None),
-            _ => return Err(self.fail(&url, &reply)),
+        if reply.status == 404 && error::code(&reply) == "BlobNotFound" {
+            return Ok(None);
         }
-        Ok(Some((reply.header("etag").unwrap_or_default().to_owned(), reply.body)))
+        match blob(&reply) {
+            Some(etag) => Ok(Some((etag, reply.body))),
+            None => Err(self.fail(&url, &reply)),
+        }
     }
 
     /// Delete Blob with its snapshots, if it still has this ETag.
@@ -144,7 +155,7 @@ impl Api {
             .header("if-match", etag)?;
         let reply = self.send(request).await?;
         match (reply.status, error::code(&reply).as_str()) {
-            (200..=299, _) => Ok(Deletion::Done),
+            (202, _) => Ok(Deletion::Done),
             (404, "BlobNotFound") => Ok(Deletion::Gone),
             (412, "ConditionNotMet" | "TargetConditionNotMet" | "") => Ok(Deletion::Changed),
             (409, "BlobImmutableDueToPolicy" | "BlobImmutableDueToLegalHold") | (412, "LeaseIdMissing") => {
@@ -163,7 +174,10 @@ impl Api {
 
     fn written(&self, url: &Url, reply: &Reply) -> Result<Written, DeliverError> {
         match (reply.status, error::code(reply).as_str()) {
-            (200..=299, _) => Ok(Written::Done(reply.header("etag").unwrap_or_default().to_owned())),
+            (201, _) => match etag(reply) {
+                Some(etag) => Ok(Written::Done(etag)),
+                None => Err(self.fail(url, reply)),
+            },
             (409, "BlobImmutableDueToPolicy" | "BlobImmutableDueToLegalHold") => Ok(Written::Immutable),
             (409, "BlobAlreadyExists") | (412, "ConditionNotMet" | "TargetConditionNotMet" | "") => {
                 Ok(Written::Refused)
@@ -212,7 +226,7 @@ impl Api {
             place.query_pairs_mut().append_pair("comp", "block").append_pair("blockid", &id);
             let request = Request::new(Method::PUT, place).header("content-md5", &md5(&block))?.body(block);
             let reply = self.send(request).await?;
-            if !(200..=299).contains(&reply.status) {
+            if reply.status != 201 {
                 return Err(self.fail(&url, &reply));
             }
             list.push_str(&format!("<Uncommitted>{id}</Uncommitted>"));

@@ -16,6 +16,19 @@ pub(crate) struct ServiceError {
     pub reply: BadReply,
 }
 
+/// An answer that the service never gives, such as the page of a proxy or of a network that wants a
+/// sign-in. All of it is in our own words.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{destination} answered {status} as Azure storage does not: something else answers there; check account, \
+     endpoint and http.proxy, and whether this network wants a sign-in"
+)]
+pub(crate) struct Stranger {
+    /// The URL without user and query.
+    pub destination: String,
+    pub status: u16,
+}
+
 /// Whether an error is "no such container".
 pub(super) fn is_no_container(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<ServiceError>().is_some_and(|e| e.code == "ContainerNotFound")
@@ -56,10 +69,15 @@ fn message(reply: &Reply) -> String {
     if said.contains("signature") { "the signature does not fit".to_owned() } else { said }
 }
 
-/// The error that a reply means for the dispatcher.
+/// The error that a reply means for the dispatcher. A success that comes here lacks what the service's own
+/// have: it is not understood.
 pub(super) fn of_reply(destination: &str, reply: &Reply, now: SystemTime, credentials: &str) -> DeliverError {
     let code = code(reply);
     let after = classify::wait(reply, now);
+    if let 200..=299 = reply.status {
+        let source = Stranger { destination: destination.to_owned(), status: reply.status };
+        return DeliverError::Retry { after, source: Box::new(source) };
+    }
     let said = match reply.header("location") {
         Some(to) => classify::redirected(to),
         None => message(reply),

@@ -4,7 +4,7 @@ use quick_xml::Reader;
 use quick_xml::events::Event;
 use sha2::{Digest as _, Sha256};
 
-use super::BlobSink;
+use super::{BlobSink, api};
 use crate::DeliverError;
 use crate::holdings::{Held, ListError, Listing};
 use crate::http::{Body, Method, Request, redact};
@@ -122,7 +122,7 @@ impl BlobSink {
                 url.query_pairs_mut().append_pair("marker", &marker);
             }
             let reply = self.api.send(Request::new(Method::GET, url.clone())).await?;
-            if !(200..=299).contains(&reply.status) {
+            if reply.status != 200 {
                 return Err(self.api.fail(&url, &reply).into());
             }
             let read = match &reply.body {
@@ -148,9 +148,9 @@ impl BlobSink {
         let destination = redact(url.as_str());
         let sha256 = if read {
             let reply = self.api.send(Request::new(Method::GET, url.clone())).await?;
-            match (&reply.status, &reply.body) {
-                (200, Body::Whole(bytes)) => Some(Sha256::digest(bytes).into()),
-                (200, _) => {
+            match (api::blob(&reply), &reply.body) {
+                (Some(_), Body::Whole(bytes)) => Some(Sha256::digest(bytes).into()),
+                (Some(_), _) => {
                     let source = Box::new(NotWhole(destination));
                     return Err(DeliverError::Retry { after: None, source });
                 }

@@ -41,6 +41,11 @@ pub(super) fn error_reply(status: u16, code: &str) -> Canned {
     Canned::status(status).with("x-ms-error-code", code).saying(body)
 }
 
+/// The answer to a blob that was written.
+pub(super) fn created() -> Canned {
+    Canned::status(201).with("etag", "\"0x8DEADBEEF\"")
+}
+
 impl Account {
     fn answer(&mut self, seen: &Seen) -> Canned {
         match self.lose.pop() {
@@ -75,6 +80,7 @@ impl Account {
             let Some(blob) = self.blobs.get(path) else { return error_reply(404, "BlobNotFound") };
             let mut reply = Canned::status(200)
                 .with("etag", &blob.etag)
+                .with("x-ms-blob-type", "BlockBlob")
                 .with("content-length", &blob.bytes.len().to_string());
             for (name, value) in &blob.headers {
                 reply = reply.with(name, value);

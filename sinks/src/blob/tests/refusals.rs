@@ -49,10 +49,14 @@ async fn a_token_older_than_the_attempt_that_is_refused_without_a_reason_is_rene
     let refuse = Arc::new(AtomicBool::new(false));
     let refused = Arc::clone(&refuse);
     let uploads = write_only("");
-    let cloud = Cloud::answering(token, move |seen, _| {
-        if refused.load(Ordering::Relaxed) { uploads(seen) } else { Canned::status(201) }
-    })
-    .await;
+    let cloud =
+        Cloud::answering(
+            token,
+            move |seen, _| {
+                if refused.load(Ordering::Relaxed) { uploads(seen) } else { created() }
+            },
+        )
+        .await;
     let sink = cloud.sink(MANAGED);
     sink.deliver(&batch(1, 1)).await.unwrap();
     refuse.store(true, Ordering::Relaxed);
@@ -96,7 +100,7 @@ async fn a_token_that_ends_between_the_blocks_of_a_large_blob_is_renewed_for_the
             let now = serving.fetch_add(60, Ordering::Relaxed);
             seconds.fetch_add(60, Ordering::Relaxed);
             let end = known.lock().unwrap().get(seen.header("authorization").unwrap()).copied();
-            if end.is_some_and(|end| end > now) { Canned::status(201) } else { error_reply(401, "") }
+            if end.is_some_and(|end| end > now) { created() } else { error_reply(401, "") }
         },
     )
     .await;
@@ -117,7 +121,7 @@ async fn a_token_that_ends_between_the_blocks_of_a_large_blob_is_renewed_for_the
 
 #[tokio::test]
 async fn an_end_without_seconds_and_one_that_a_policy_keeps_are_taken() {
-    let taken = |_: &Seen, _: &AtomicU64| Canned::status(201);
+    let taken = |_: &Seen, _: &AtomicU64| created();
     let cloud = broker(|n| format!("URL/acct/logs?sv=1&se=2030-06-15T00%3A00Z&sig=s{n}"), taken).await;
     let sink = cloud.sink(BROKER);
     sink.deliver(&batch(1, 1)).await.unwrap();
@@ -130,7 +134,7 @@ async fn an_end_without_seconds_and_one_that_a_policy_keeps_are_taken() {
         |n| format!("URL/acct/logs?sv=1&si=uploads&sig=s{n}"),
         move |_, _| match refused.swap(false, Ordering::Relaxed) {
             true => error_reply(403, "AuthenticationFailed"),
-            false => Canned::status(201),
+            false => created(),
         },
     )
     .await;
@@ -189,7 +193,7 @@ async fn a_clock_outside_of_the_years_that_headers_have_panics_nothing() {
         (UNIX_EPOCH - Duration::from_secs(1), "Thu, 01 Jan 1970 00:00:00 GMT"),
         (far, "Fri, 31 Dec 9999 23:59:59 GMT"),
     ] {
-        let server = CannedServer::handler(|_| Canned::status(201)).await;
+        let server = CannedServer::handler(|_| created()).await;
         let text = format!(
             "container = \"logs\"\naccount = \"acct\"\nkey = \"{KEY}\"\nendpoint = \"{}\"\npath_style = true\n\
              layout = \"\"",
@@ -247,7 +251,7 @@ async fn a_machine_of_azure_arc_answers_the_agents_challenge() {
 #[tokio::test]
 async fn the_machines_own_identity_is_not_asked_for_through_the_proxy() {
     let cloud = Cloud::tokens().await;
-    let proxy = CannedServer::handler(|_| Canned::status(201)).await;
+    let proxy = CannedServer::handler(|_| created()).await;
     let sink = cloud.sink(&format!("http = {{ proxy = {{ url = \"{}\" }} }}\n{MANAGED}", proxy.url()));
     sink.deliver(&batch(1, 1)).await.unwrap();
     assert_eq!((cloud.handed(), cloud.uploads().len()), (1, 0));

@@ -141,10 +141,10 @@ async fn a_missing_container_is_made_when_asked_for() {
     assert_eq!(first.target, "/acct/logs?restype=container");
     // removed while we run: made again by the next attempt
     let server = CannedServer::replies([
-        Canned::status(201),
+        created(),
         error_reply(404, "ContainerNotFound"),
         error_reply(409, "ContainerAlreadyExists"),
-        Canned::status(201),
+        created(),
     ])
     .await;
     let sink = sink(&server.url(), "layout = \"\"\ncreate_container = true");
@@ -163,4 +163,81 @@ async fn a_check_leaves_nothing_and_tells_what_is_wrong() {
         let error = sink(&server.url(), "").check().await.unwrap_err();
         assert_eq!(matches!(error, DeliverError::Stop { .. }), stops, "{error:?}");
     }
+}
+
+/// The page that a proxy or a network's sign-in answers everything with.
+fn portal(status: u16) -> Canned {
+    Canned::status(status).with("content-type", "text/html").saying("<html>sign in</html>")
+}
+
+/// Whatever is not understood: tried again, and the alarm says what answers.
+fn is_stranger(error: &DeliverError) {
+    assert!(matches!(error, DeliverError::Retry { .. }), "{error:?}");
+    let told = error.cause().unwrap_or_default();
+    assert!(told.contains("as Azure storage does not") && told.contains("endpoint"), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_does_not_answer_as_azure_storage_does_has_stored_nothing() {
+    let etag = |status| portal(status).with("etag", "\"5e3a-1\"");
+    let blocks = "layout = \"\"\nsingle_put_max = 1024\nblock_size = 1024\ncompression = \"none\"";
+    for answer in
+        [portal(200), etag(200), etag(202), etag(204), portal(201), portal(201).with("etag", "\"\"")]
+    {
+        is_stranger(&outcome(answer.clone()).await);
+        let server = CannedServer::handler(move |_| answer.clone()).await;
+        is_stranger(&sink(&server.url(), blocks).deliver(&batch(1, 60)).await.unwrap_err());
+    }
+    // no block goes to whoever did not take the one before
+    let server = CannedServer::handler(|seen| match seen.target.contains("comp=block&") {
+        true => portal(200),
+        false => created(),
+    })
+    .await;
+    is_stranger(&sink(&server.url(), blocks).deliver(&batch(1, 60)).await.unwrap_err());
+    assert_eq!(server.seen().len(), 1);
+    let server = CannedServer::handler(|_| portal(200)).await;
+    is_stranger(&sink(&server.url(), "create_container = true").deliver(&batch(1, 3)).await.unwrap_err());
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_blob_is_found_only_where_azure_storage_shows_one() {
+    // a web server has ETags too
+    for page in [portal(200), portal(200).with("etag", "\"5e3a-1\"")] {
+        let answer = page.clone();
+        let server = CannedServer::handler(move |seen| match seen.method.as_str() {
+            "PUT" => error_reply(409, "BlobAlreadyExists"),
+            _ => answer.clone(),
+        })
+        .await;
+        let sink = sink(&server.url(), "layout = \"\"");
+        is_stranger(&sink.deliver(&batch(1, 3)).await.unwrap_err());
+        is_stranger(&sink.check().await.unwrap_err());
+    }
+}
+
+#[tokio::test]
+async fn neither_a_listing_nor_a_purge_believes_what_is_not_azure_storage() {
+    use crate::holdings::{Fetched, Holdings as _, Listing};
+    let list = "<EnumerationResults><Blobs><Blob><Name>b</Name><Properties><Content-Length>1</Content-Length>\
+                </Properties></Blob></Blobs><NextMarker/></EnumerationResults>";
+    let server = CannedServer::handler(move |seen| match seen.target.contains("comp=list") {
+        true => Canned::status(200).saying(list),
+        false => portal(200).with("etag", "\"5e3a-1\""),
+    })
+    .await;
+    let config: BlobConfig = toml::from_str(&format!(
+        "container = \"logs\"\naccount = \"acct\"\nkey = \"{KEY}\"\nendpoint = \"{}\"\npath_style = true",
+        server.url()
+    ))
+    .unwrap();
+    let holdings = BlobHoldings::new(&SinkId::new("blob"), &config, &HttpContext::default()).unwrap();
+    let what = Listing { of: None, read: true };
+    let error = holdings.list(&what, &mut |_| ()).await.unwrap_err();
+    assert!(error.to_string().contains("tried again"), "{error:?}");
+    let destination = format!("{}/acct/logs/b", server.url());
+    is_stranger(&holdings.fetch(&destination).await.unwrap_err());
+    let held = Fetched { destination, bytes: "x".into(), etag: "\"1\"".to_owned() };
+    is_stranger(&holdings.delete(&held).await.unwrap_err());
 }

@@ -69,7 +69,7 @@ async fn a_sas_in_a_file_is_read_anew_when_it_changes() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("sas");
     std::fs::write(&file, "?sv=2017-11-09&sp=rcw&sig=one%3D\n").unwrap();
-    let server = CannedServer::handler(|_| Canned::status(201)).await;
+    let server = CannedServer::handler(|_| created()).await;
     let text = format!(
         "container = \"logs\"\nlayout = \"\"\nendpoint = \"{}\"\nsas = 'file:{}'",
         server.url(),

@@ -26,7 +26,7 @@ impl Cloud {
         let no = Arc::clone(&refuse);
         let cloud = Cloud::answering(answer, move |_, _| {
             let refused = no.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
-            if refused { error_reply(401, "InvalidAuthenticationInfo") } else { Canned::status(201) }
+            if refused { error_reply(401, "InvalidAuthenticationInfo") } else { created() }
         })
         .await;
         Cloud { refuse, ..cloud }

@@ -9,7 +9,7 @@ use tidegate_proto::batch::{Batch, EventRef};
 use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_proto::level::TelemetryLevel;
 
-use crate::blob::error::{ServiceError, Stranger};
+use crate::blob::error::{NotUnderstood, ServiceError};
 use crate::http::HttpError;
 use crate::http::classify::BadReply;
 use crate::layout::Part;
@@ -348,7 +348,7 @@ impl DeliverError {
             if let Some(e) = error.downcast_ref::<ServiceError>() {
                 return Some(e.reply.outline());
             }
-            if let Some(e) = error.downcast_ref::<Stranger>() {
+            if let Some(e) = error.downcast_ref::<NotUnderstood>() {
                 return Some(e.to_string());
             }
             if let Some(e) = error.downcast_ref::<std::io::Error>() {

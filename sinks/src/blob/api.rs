@@ -9,9 +9,10 @@ use md5::{Digest as _, Md5};
 
 use super::account::Target;
 use super::auth::Auth;
-use super::error;
+use super::error::{self, NotUnderstood};
 use crate::DeliverError;
 use crate::holdings::Deletion;
+use crate::http::classify;
 use crate::http::{Body, Client, Method, Reply, Request, Url, http_date, redact};
 
 /// A container and the right to write there.
@@ -92,7 +93,15 @@ impl Api {
         let begun = self.begun.unwrap_or_else(|| self.auth.newest());
         let (proof, number) = self.auth.proof(&self.target).await?;
         let url = request.url.clone();
-        let request = proof.apply(&self.target.account, request)?;
+        let request = match (proof.apply(&self.target.account, request), number) {
+            (Ok(request), _) => request,
+            (Err(error), None) => return Err(error.into()),
+            (Err(error), Some(number)) => {
+                // the next attempt asks for others
+                self.auth.give_up(number).await;
+                return Err(NotUnderstood(format!("what was handed out cannot be used: {error}")).into());
+            }
+        };
         let reply = self.client.send(request).await?;
         if let (401 | 403, Some(number)) = (reply.status, number) {
             self.auth.give_up(number).await;
@@ -108,7 +117,11 @@ impl Api {
     }
 
     pub(super) fn fail(&self, url: &Url, reply: &Reply) -> DeliverError {
-        error::of_reply(&redact(url.as_str()), reply, self.client.clock().now(), self.auth.advice())
+        let now = self.client.clock().now();
+        // by their clock, as ours may be wrong
+        let ended =
+            matches!(reply.status, 401 | 403) && self.auth.has_ended(classify::sent_at(reply).unwrap_or(now));
+        error::of_reply(&redact(url.as_str()), reply, now, self.auth.advice(), ended)
     }
 
     /// Creates the container if it is not there.

@@ -1,11 +1,13 @@
 //! How a request shows that it may.
 
+use std::time::SystemTime;
+
 use crate::DeliverError;
-use crate::http::Request;
+use crate::http::{Request, Url};
 use crate::secret::{Secret, SecretError, SecretRef};
 
 use super::account::{ConnectionString, Target};
-use super::broker::Broker;
+use super::broker::{self, Broker};
 use super::sign;
 use super::token::Tokens;
 
@@ -42,6 +44,12 @@ impl From<AuthError> for DeliverError {
         let advice = "mend the credentials that the configuration names".to_owned();
         DeliverError::Stop { after: None, advice, source: Box::new(error) }
     }
+}
+
+/// Whether a text is the query string of a SAS: one that shows a signature.
+pub(super) fn is_sas(text: &str) -> bool {
+    let signed = |p: &str| p.strip_prefix("sig=").is_some_and(|sig| !sig.is_empty());
+    text.split('&').any(signed) && !text.contains([' ', '#', '\n'])
 }
 
 pub(super) enum Proof {
@@ -111,6 +119,15 @@ impl Auth {
         self.own()?.apply("account", Request::new(crate::http::Method::GET, url)).map(drop)
     }
 
+    /// Whether they are a SAS of the settings whose own end lies before this time.
+    pub fn has_ended(&self, at: SystemTime) -> bool {
+        let Ok(Proof::Sas(sas)) = self.own() else { return false };
+        let query = sas.expose().trim_start_matches('?');
+        let Ok(url) = Url::parse(&format!("http://localhost/?{query}")) else { return false };
+        let end = url.query_pairs().find(|(key, _)| key == "se").and_then(|(_, end)| broker::end_of(&end));
+        end.is_some_and(|end| end <= at)
+    }
+
     /// What to look at when the service refuses them.
     pub fn advice(&self) -> &'static str {
         match self {
@@ -140,8 +157,7 @@ impl Proof {
             }
             Proof::Sas(sas) => {
                 let sas = sas.expose().trim_start_matches('?');
-                let sound = sas.split('&').any(|p| p.starts_with("sig=")) && !sas.contains([' ', '#', '\n']);
-                if !sound {
+                if !is_sas(sas) {
                     return Err(AuthError::Sas);
                 }
                 let query = match request.url.query() {

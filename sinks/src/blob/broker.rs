@@ -18,6 +18,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 use tidegate_proto::time;
 
+use super::auth::is_sas;
+use super::error::NotUnderstood;
 use super::kept::{Fresh, Kept};
 use crate::DeliverError;
 use crate::http::classify::{self, BadReply, Class};
@@ -46,11 +48,6 @@ pub(super) struct Broker {
     token: Option<SecretRef>,
     pub kept: Kept,
 }
-
-/// An answer that is no SAS for our container.
-#[derive(Debug, thiserror::Error)]
-#[error("the broker's answer cannot be used: {0}")]
-struct NoSas(String);
 
 #[derive(Deserialize)]
 struct Answer {
@@ -92,6 +89,11 @@ impl Broker {
             request = request.secret_header("authorization", &format!("Bearer {}", token.expose()))?;
         }
         let reply = self.client.send(request).await?;
+        let broker = format!("the SAS broker at {}", redact(self.url.as_str()));
+        if let Some(to) = classify::moved(&reply) {
+            let text = format!("{broker} answered {}: {to} (sas_broker.url)", reply.status);
+            return Err(NotUnderstood(text).into());
+        }
         if !(200..=299).contains(&reply.status) {
             let source = Box::new(BadReply::new(&redact(self.url.as_str()), reply.status, ""));
             let after = classify::wait(&reply, now);
@@ -104,35 +106,44 @@ impl Broker {
                 _ => DeliverError::Retry { after, source },
             });
         }
-        let retry = |why: &str| DeliverError::Retry { after: None, source: Box::new(NoSas(why.to_owned())) };
-        let answer: Answer = serde_json::from_slice(reply.body.bytes()).map_err(|_| retry("no url in it"))?;
-        let url: Url = answer.url.parse().map_err(|_| retry("no URL"))?;
+        let no_sas = |why: &str| {
+            NotUnderstood(format!(
+                "{broker} gave no SAS that can be used: {why}; check sas_broker.url, and what the broker hands out"
+            ))
+        };
+        let retry = |why: &str| DeliverError::from(no_sas(why));
+        let answer: Answer = serde_json::from_slice(reply.body.bytes())
+            .map_err(|_| retry("its answer is no JSON with a url"))?;
+        let url: Url = answer.url.parse().map_err(|_| retry("its url is no URL"))?;
         let place =
             |u: &Url| (u.scheme().to_owned(), u.host_str().map(str::to_owned), u.port_or_known_default());
         if place(&url) != place(container) || url.path().trim_end_matches('/') != container.path() {
             return Err(DeliverError::Stop {
                 after: None,
                 advice: "the broker names another container than the settings: mend one of them".to_owned(),
-                source: Box::new(NoSas("another container".to_owned())),
+                source: Box::new(no_sas("it is for another container")),
             });
         }
-        let sas = Secret::new(url.query().unwrap_or_default().to_owned());
+        // kept, it would be shown and refused until its end
+        let sas =
+            url.query().filter(|query| is_sas(query)).ok_or_else(|| retry("it has no signature (sig)"))?;
+        let sas = Secret::new(sas.to_owned());
         let told = |name: &str| url.query_pairs().find(|(k, _)| k == name).map(|(_, v)| v);
         let Some(end) = told("se") else {
             // the end is the policy's, which the service alone knows
             return match told("si") {
                 Some(_) => Ok(Fresh { secret: sas, life: None }),
-                None => Err(retry("the SAS tells neither an end (se) nor a policy (si)")),
+                None => Err(retry("it tells neither an end (se) nor a policy (si)")),
             };
         };
-        let end = end_of(&end).ok_or_else(|| retry("the SAS has an end (se) that is no time"))?;
+        let end = end_of(&end).ok_or_else(|| retry("it has an end (se) that is no time"))?;
         // by their clock, as ours may be wrong
         let theirs = classify::sent_at(&reply);
         match end.duration_since(theirs.unwrap_or(now)) {
             Ok(life) if !life.is_zero() => Ok(Fresh { secret: sas, life: Some(life) }),
             _ => {
                 let clock = classify::skew(&reply, now).map(|skew| format!("; {skew}"));
-                Err(retry(&format!("the SAS has ended{}", clock.unwrap_or_default())))
+                Err(retry(&format!("it has ended{}", clock.unwrap_or_default())))
             }
         }
     }
@@ -141,7 +152,7 @@ impl Broker {
 /// The time in `se`, in one of the forms that the service takes: `YYYY-MM-DD`,
 /// `YYYY-MM-DDThh:mmZ`, `YYYY-MM-DDThh:mm:ssZ`, with an offset for `Z` and digits behind the
 /// seconds.
-fn end_of(text: &str) -> Option<SystemTime> {
+pub(super) fn end_of(text: &str) -> Option<SystemTime> {
     let whole = match text.len() {
         10 => format!("{text}T00:00:00Z"),
         // no seconds: a zone, or its sign, follows the minutes

@@ -16,17 +16,15 @@ pub(crate) struct ServiceError {
     pub reply: BadReply,
 }
 
-/// An answer that the service never gives, such as the page of a proxy or of a network that wants a
-/// sign-in. All of it is in our own words.
+/// An answer that is not understood: what answers, why not, and what to look at, in our own words alone.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{destination} answered {status} as Azure storage does not: something else answers there; check account, \
-     endpoint and http.proxy, and whether this network wants a sign-in"
-)]
-pub(crate) struct Stranger {
-    /// The URL without user and query.
-    pub destination: String,
-    pub status: u16,
+#[error("{0}")]
+pub(crate) struct NotUnderstood(pub String);
+
+impl From<NotUnderstood> for DeliverError {
+    fn from(error: NotUnderstood) -> DeliverError {
+        DeliverError::Retry { after: None, source: Box::new(error) }
+    }
 }
 
 /// Whether an error is "no such container".
@@ -70,16 +68,27 @@ fn message(reply: &Reply) -> String {
 }
 
 /// The error that a reply means for the dispatcher. A success that comes here lacks what the service's own
-/// have: it is not understood.
-pub(super) fn of_reply(destination: &str, reply: &Reply, now: SystemTime, credentials: &str) -> DeliverError {
+/// have: it is not understood. `ended`: our SAS has, which the service calls a signature that is wrong.
+pub(super) fn of_reply(
+    destination: &str,
+    reply: &Reply,
+    now: SystemTime,
+    credentials: &str,
+    ended: bool,
+) -> DeliverError {
     let code = code(reply);
     let after = classify::wait(reply, now);
     if let 200..=299 = reply.status {
-        let source = Stranger { destination: destination.to_owned(), status: reply.status };
-        return DeliverError::Retry { after, source: Box::new(source) };
+        let text = format!(
+            "{destination} answered {} as Azure storage does not: something else answers there; check account, \
+             endpoint and http.proxy, and whether this network wants a sign-in",
+            reply.status
+        );
+        return DeliverError::Retry { after, source: Box::new(NotUnderstood(text)) };
     }
-    let said = match reply.header("location") {
-        Some(to) => classify::redirected(to),
+    let said = match classify::moved(reply) {
+        Some(to) => to,
+        None if ended => "the SAS has ended".to_owned(),
         None => message(reply),
     };
     let request_id = classify::printable(reply.header("x-ms-request-id").unwrap_or_default(), 64);
@@ -98,6 +107,7 @@ pub(super) fn of_reply(destination: &str, reply: &Reply, now: SystemTime, creden
         },
     };
     let advice = match (reply.status, code.as_str()) {
+        _ if ended => "the SAS has ended (se): put a new one in its place".to_owned(),
         (400, "InvalidHeaderValue") => {
             "the service refuses the API version: set a lower api_version, or profile = \"azure-stack-hub\""
                 .to_owned()

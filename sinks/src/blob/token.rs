@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use super::arc;
 use super::assertion::Signer;
+use super::error::NotUnderstood;
 use super::kept::{Fresh, Kept};
 use crate::DeliverError;
 use crate::http::classify::{self, BadReply, Class};
@@ -120,11 +121,6 @@ pub(super) struct Tokens {
     resource: String,
     pub kept: Kept,
 }
-
-/// An answer that is no token. Holds none.
-#[derive(Debug, thiserror::Error)]
-#[error("{0} did not answer with a token")]
-struct NoToken(String);
 
 #[derive(Deserialize)]
 struct Answer {
@@ -252,6 +248,11 @@ impl Tokens {
                 self.request()?.secret_header("authorization", &format!("Basic {}", key.expose()))?;
             reply = self.client.send(request).await?;
         }
+        let setting = if self.authority.is_some() { "identity.authority" } else { "identity.endpoint" };
+        if let Some(to) = classify::moved(&reply) {
+            let text = format!("{destination} answered {}: {to} ({setting})", reply.status);
+            return Err(NotUnderstood(text).into());
+        }
         let body = reply.body.bytes();
         if !(200..=299).contains(&reply.status) {
             let said = serde_json::from_slice::<Refusal>(body).ok();
@@ -275,7 +276,10 @@ impl Tokens {
                 _ => DeliverError::Retry { after, source },
             });
         }
-        let no_token = || DeliverError::Retry { after: None, source: Box::new(NoToken(destination.clone())) };
+        let no_token = || {
+            let text = format!("{destination} did not answer with a token: check {setting}");
+            DeliverError::from(NotUnderstood(text))
+        };
         let answer: Answer = serde_json::from_slice(body).map_err(|_| no_token())?;
         let seconds = match &answer.expires_in {
             serde_json::Value::Number(n) => n.as_u64(),
@@ -318,7 +322,7 @@ impl Tokens {
         // a URL's query is the encoding of forms
         let mut form: Url = "http://form/"
             .parse()
-            .map_err(|_| DeliverError::Retry { after: None, source: Box::new(NoToken("form".to_owned())) })?;
+            .map_err(|_| NotUnderstood("the form for a token cannot be made".to_owned()))?;
         let url = self.authority.clone().unwrap_or_else(|| form.clone());
         let first_version = !url.path().contains("/v2.0/");
         {

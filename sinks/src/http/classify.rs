@@ -98,9 +98,14 @@ pub fn skew(reply: &Reply, now: SystemTime) -> Option<String> {
 const REDIRECTED: &str = "redirected to ";
 
 /// What is said of a redirect; its query is left out.
-#[must_use]
-pub fn redirected(to: &str) -> String {
+fn redirected(to: &str) -> String {
     format!("{REDIRECTED}{}, which is not followed: check the address", super::redact(to))
+}
+
+/// What is said of a reply that is a redirect. Other replies may tell an address too, but send nobody there.
+#[must_use]
+pub fn moved(reply: &Reply) -> Option<String> {
+    reply.header("location").filter(|_| matches!(reply.status, 300..=399)).map(redirected)
 }
 
 /// A reply that was not the one hoped for. Holds no secret.
@@ -144,9 +149,7 @@ pub fn printable(text: &str, max: usize) -> String {
 #[must_use]
 pub fn reply_error(destination: &str, reply: &Reply, now: SystemTime, advice: &str) -> DeliverError {
     let after = wait(reply, now);
-    let said = reply
-        .header("location")
-        .map_or_else(|| String::from_utf8_lossy(reply.body.bytes()).into_owned(), redirected);
+    let said = moved(reply).unwrap_or_else(|| String::from_utf8_lossy(reply.body.bytes()).into_owned());
     let source = Box::new(BadReply::new(destination, reply.status, &said));
     match status(reply.status) {
         Class::Stop => DeliverError::Stop { after, advice: advice.to_owned(), source },

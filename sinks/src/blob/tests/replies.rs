@@ -165,6 +165,19 @@ async fn a_check_leaves_nothing_and_tells_what_is_wrong() {
     }
 }
 
+#[tokio::test]
+async fn only_a_3xx_is_a_redirection_and_other_answers_say_their_message() {
+    for (status, redirected) in [(503, false), (404, false), (301, true), (307, true)] {
+        let error = outcome(error_reply(status, "Busy").with("location", "https://x.test/?sig=1")).await;
+        let told = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(
+            (told.contains("redirected to"), told.contains("no.")),
+            (redirected, !redirected),
+            "{told}"
+        );
+    }
+}
+
 /// The page that a proxy or a network's sign-in answers everything with.
 fn portal(status: u16) -> Canned {
     Canned::status(status).with("content-type", "text/html").saying("<html>sign in</html>")

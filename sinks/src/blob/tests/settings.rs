@@ -88,3 +88,45 @@ async fn a_sas_in_a_file_is_read_anew_when_it_changes() {
     assert!(matches!(error, DeliverError::Stop { .. }), "{error:?}");
     assert_eq!(server.seen().len(), 2);
 }
+
+#[tokio::test]
+async fn a_sas_that_has_ended_is_told_as_that_and_not_as_a_wrong_signature() {
+    // 2025-06-15, 15:06:40
+    let clock = crate::Clock::fixed(std::time::UNIX_EPOCH + Duration::from_secs(1_750_000_000));
+    for (se, date, ended) in [
+        ("2025-06-15T15%3A00Z", None, true),
+        ("2025-06-15T16%3A00Z", None, false),
+        // by their clock, where they tell it
+        ("2025-06-15T16:00:00Z", Some("Sun, 15 Jun 2025 16:00:01 GMT"), true),
+        ("2025-06-15T15:00:00Z", Some("Sun, 15 Jun 2025 14:59:00 GMT"), false),
+    ] {
+        let server = CannedServer::handler(move |_| {
+            let body = "<Error><Code>AuthorizationFailure</Code><Message>Make sure that the header is formed \
+                        correctly including the signature.</Message></Error>";
+            let reply = Canned::status(403).with("x-ms-error-code", "AuthorizationFailure").saying(body);
+            date.map_or(reply.clone(), |d| reply.with("date", d))
+        })
+        .await;
+        let endpoint = server.url();
+        for credentials in [
+            format!("sas = \"sv=1&se={se}&sig=s\"\naccount = \"acct\"\nendpoint = \"{endpoint}\""),
+            format!(
+                "connection_string = \"BlobEndpoint={endpoint}/acct;SharedAccessSignature=sv=1&se={se}&sig=s\""
+            ),
+        ] {
+            let text = format!("container = \"logs\"\nlayout = \"\"\n{credentials}");
+            let config: BlobConfig = toml::from_str(&text).unwrap();
+            let ctx = HttpContext { clock: clock.clone(), ..HttpContext::default() };
+            let sink = BlobSink::new(&SinkId::new("blob"), &config, &ctx).unwrap();
+            let error = sink.deliver(&batch(1, 1)).await.unwrap_err();
+            let DeliverError::Stop { advice, source, .. } = &error else { panic!("{error:?}") };
+            let told = source.to_string();
+            assert_eq!(advice.contains("has ended"), ended, "{se}: {advice}");
+            assert_eq!(
+                (told.contains("SAS has ended"), told.contains("does not fit")),
+                (ended, !ended),
+                "{told}"
+            );
+        }
+    }
+}

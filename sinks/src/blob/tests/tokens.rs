@@ -248,12 +248,56 @@ async fn a_broker_cannot_send_events_elsewhere() {
         ("URL/acct/logs?sig=s", false),
         ("URL/acct/logs?se=2020-01-01&sig=s", false),
         ("URL/acct/logs?se=never&sig=s", false),
+        ("URL/acct/logs?se=2030-01-01", false),
+        ("URL/acct/logs?se=2030-01-01&sig=", false),
         ("nonsense", false),
     ] {
         let cloud = sound_broker(move |_| url.to_owned()).await;
         let error = cloud.sink(BROKER).deliver(&batch(1, 1)).await.unwrap_err();
+        // who reads the alarm looks at the broker
+        if !stops {
+            let told = error.cause().unwrap_or_default();
+            assert!(told.contains("broker at http") && told.contains("sas_broker.url"), "{url}: {error:?}");
+        }
         assert_eq!(matches!(error, DeliverError::Stop { .. }), stops, "{url}: {error:?}");
         assert!(cloud.uploads().is_empty() && !format!("{error:?}").contains("sig="), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_gave_a_sas_without_a_signature_is_asked_again_until_it_is_mended() {
+    let cloud = sound_broker(|n| match n {
+        1 | 2 => "URL/acct/logs?sv=2019-12-12&se=2030-01-01".to_owned(),
+        _ => format!("URL/acct/logs?sv=2019-12-12&se=2030-01-01&sig=s{n}"),
+    })
+    .await;
+    let sink = cloud.sink(BROKER);
+    for asked in 1..=2 {
+        let error = sink.deliver(&batch(1, 1)).await.unwrap_err();
+        assert!(matches!(error, DeliverError::Retry { .. }), "{error:?}");
+        assert!(error.cause().is_some_and(|c| c.contains("no signature (sig)")), "{error:?}");
+        assert_eq!(cloud.handed(), asked);
+    }
+    sink.deliver(&batch(1, 1)).await.unwrap();
+    assert_eq!((cloud.handed(), cloud.uploads().len()), (3, 1));
+}
+
+#[tokio::test]
+async fn a_broker_or_authority_that_redirects_or_shows_a_page_is_named_with_its_setting() {
+    let moved = |status| Canned::status(status).with("location", "https://login.test/in?code=s3cret");
+    let page = Canned::status(200).saying("<html>sign in</html>");
+    for (settings, answer, words) in [
+        (BROKER, moved(302), ["SAS broker at http", "https://login.test/in,", "sas_broker.url"]),
+        (MANAGED, moved(307), ["answered 307", "https://login.test/in,", "identity"]),
+        (BROKER, page.clone(), ["SAS broker at http", "/broker", "sas_broker.url"]),
+        (MANAGED, page, ["/metadata", "token", "identity"]),
+    ] {
+        let cloud = Cloud::new(move |_| answer.clone()).await;
+        let error = cloud.sink(settings).deliver(&batch(1, 1)).await.unwrap_err();
+        assert!(matches!(error, DeliverError::Retry { .. }), "{error:?}");
+        let told = error.cause().unwrap_or_default();
+        assert!(words.iter().all(|w| told.contains(w)), "{told}: {error:?}");
+        assert!(!format!("{error:?} {told}").contains("s3cret"), "{error:?}");
     }
 }
 

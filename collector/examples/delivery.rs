@@ -275,9 +275,9 @@ fn synthetic(events: u64) -> String {
 fn rates(args: &Args, port: u16) -> anyhow::Result<()> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos();
     let common = "type = \"blob\"\nlayout = \"\"\nformat = \"jsonl\"\ncompression = \"zstd\"";
-    let near = move |_: usize| {
+    let near = move |n: usize| {
         format!(
-            "{common}\ncontainer = \"bench\"\naccount = \"a\"\nkey = \"value:a2V5\"\nendpoint = \"http://127.0.0.1:{port}/a\"\npath_style = true"
+            "{common}\ncontainer = \"bench-{n}\"\naccount = \"a\"\nkey = \"value:a2V5\"\nendpoint = \"http://127.0.0.1:{port}/a\"\npath_style = true"
         )
     };
     println!("| blobs, JSON Lines, zstd | sinks | events/s | CPU s per million delivered | peak memory |");

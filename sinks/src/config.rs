@@ -11,6 +11,7 @@
 //! those that use HTTP `http`, an [`HttpConfig`](crate::http::HttpConfig) with time-outs, TLS,
 //! pins and proxy.
 
+use std::path::absolute;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -162,6 +163,28 @@ impl SinkConfig {
             SinkConfig::Kafka(c) => Arc::new(c.build(name, ctx)?),
             SinkConfig::Stdout(c) => Arc::new(StdoutSink::new(name, c)?),
         })
+    }
+
+    /// The names that its files or blobs have on this host, with `*` for what follows from the events' places:
+    /// of two sinks with the same names each replaces what the other has written. `None` for other sinks, and
+    /// where a setting or secret is missing.
+    #[must_use]
+    pub fn names(&self, host: &str, stream: &str) -> Option<String> {
+        let fill = |layout: &str| layout.replace("{host}", host).replace("{stream}", stream);
+        let (path, suffix) = match self {
+            SinkConfig::Directory(c) => {
+                let path = absolute(c.path.join(fill(&c.layout))).ok()?;
+                (path.display().to_string(), c.format.suffix(c.compression))
+            }
+            SinkConfig::Blob(c) => {
+                let path = format!("{}/{}", c.container_url()?, fill(&c.layout));
+                (path, c.format.suffix(c.compression))
+            }
+            SinkConfig::Events(_) | SinkConfig::Otlp(_) | SinkConfig::Kafka(_) | SinkConfig::Stdout(_) => {
+                return None;
+            }
+        };
+        Some(format!("{}/*{suffix}", path.trim_end_matches(['/', '\\'])))
     }
 
     /// Access to what this sink has delivered; `None` where the far side gives none.

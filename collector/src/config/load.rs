@@ -13,6 +13,7 @@ use tidegate_sources::SourceConfig;
 use crate::settings::PublicKey;
 
 use super::section::{Problems, Section};
+use super::sinks;
 use super::tree::{self, Node, Value};
 use super::{
     AggregatesConfig, Config, ConfigError, ControlConfig, HealthConfig, Host, IntakeConfig, LogConfig,
@@ -132,7 +133,10 @@ fn config(files: Vec<PathBuf>, raw: toml::Table, root: Section<'_>) -> Config {
     }
     for (name, section) in root.named("sinks") {
         check_name(&name, &section);
-        config.sinks.extend(SinkSection::read(name, &section));
+        if let Some(sink) = SinkSection::read(name, &section) {
+            sinks::check_names(&sink, &config.sinks, &config.host, &section);
+            config.sinks.push(sink);
+        }
     }
     root.finish();
     config

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_sinks::SinkConfig;
 
+use super::Host;
 use super::section::Section;
 use crate::gate::glob::Glob;
 
@@ -124,6 +125,21 @@ impl SinkSection {
             dead_letters,
             config,
         })
+    }
+}
+
+/// Notes a sink whose files or blobs would have the names of another's: a name follows from the events' places
+/// alone, so the one would replace what the other has delivered.
+pub(super) fn check_names(sink: &SinkSection, others: &[SinkSection], host: &Host, s: &Section<'_>) {
+    let names = |sink: &SinkSection| sink.config.names(&host.name, &host.stream);
+    let Some(own) = names(sink) else { return };
+    if let Some(other) = others.iter().find(|other| names(other).as_ref() == Some(&own)) {
+        let (one, two) = (&other.name, &sink.name);
+        let text = format!(
+            "sinks \"{one}\" and \"{two}\" both write {own}, so each would replace what the other has written, \
+             whatever their filters: give one of them another layout"
+        );
+        s.wrong("layout", text);
     }
 }
 

@@ -155,3 +155,47 @@ fn parts_are_laid_over_the_file_in_the_order_of_their_names() {
     std::fs::remove_file(&main).unwrap();
     assert!(load(&main).unwrap_err().to_string().contains("cannot be read"));
 }
+
+#[test]
+fn two_sinks_whose_files_or_blobs_would_have_the_same_names_are_refused() {
+    let both = |a: &str, b: &str| {
+        let text = format!("[host]\nname = \"web-1\"\n[sinks.one]\n{a}\n[sinks.two]\n{b}\n");
+        parse("t.toml", &text).map(drop).map_err(|e| e.to_string())
+    };
+    let dir = "type = \"directory\"\npath = \"/out\"";
+    let blob = "type = \"blob\"\ncontainer = \"logs\"";
+    let keyed = format!("{blob}\naccount = \"acct\"\nkey = \"file:/k\"");
+    let string = |text: &str| format!("{blob}\nconnection_string = \"value:{text}\"");
+    let named = string("AccountName=acct;AccountKey=c2VjcmV0");
+    for (a, b) in [
+        (dir.to_owned(), dir.to_owned()),
+        // a sink replaces what the other has written where their filters differ
+        (dir.to_owned(), format!("{dir}\nfilter = {{ providers = \"A*\" }}")),
+        (dir.to_owned(), "type = \"directory\"\npath = \"/./out/\"".to_owned()),
+        (
+            format!("{dir}\nlayout = \"x/{{host}}\""),
+            "type = \"directory\"\npath = \"/out/x/web-1\"".to_owned(),
+        ),
+        (keyed.clone(), format!("{keyed}\nbatch = {{ events = 7 }}")),
+        (keyed.clone(), named.clone()),
+        (keyed.clone(), format!("{keyed}\nlayout = \"web-1/events/dt={{date}}/hr={{hour}}\"")),
+    ] {
+        let told = both(&a, &b).unwrap_err();
+        let words = ["(sinks.two", "\"one\"", "\"two\"", "layout"];
+        assert!(words.iter().all(|w| told.contains(w)) && !told.contains("c2VjcmV0"), "{a}\n{b}\n{told}");
+    }
+    for (a, b) in [
+        (dir.to_owned(), "type = \"directory\"\npath = \"/other\"".to_owned()),
+        (dir.to_owned(), format!("{dir}\nlayout = \"two\"")),
+        (dir.to_owned(), format!("{dir}\ncompression = \"gzip\"")),
+        (keyed.clone(), keyed.replace("logs", "other")),
+        (keyed.clone(), keyed.replace("acct", "other")),
+        (keyed.clone(), format!("{keyed}\nendpoint_suffix = \"blob.test\"")),
+        (keyed.clone(), format!("{keyed}\nlayout = \"two\"")),
+        // where it is cannot be told now
+        (string("env:NOT_SET"), format!("{blob}\nconnection_string = \"env:NOT_SET_2\"")),
+        ("type = \"stdout\"".to_owned(), "type = \"stdout\"".to_owned()),
+    ] {
+        both(&a, &b).unwrap_or_else(|e| panic!("{a}\n{b}\n{e}"));
+    }
+}

@@ -7,7 +7,7 @@ use super::auth::{Auth, AuthError};
 use super::broker::{Broker, BrokerConfig};
 use super::token::{IdentityConfig, IdentityKind, Tokens};
 use crate::format::{Compression, Format};
-use crate::http::{Client, HttpBuildError, HttpConfig, HttpContext};
+use crate::http::{Client, HttpBuildError, HttpConfig, HttpContext, Url};
 use crate::layout::LayoutError;
 use crate::limits::{BatchConfig, LimitError};
 use crate::secret::SecretRef;
@@ -193,23 +193,37 @@ impl BlobConfig {
         Ok((size(block), size(self.single_put_max.0)))
     }
 
+    /// What the connection string says; nothing where there is none.
+    fn parts(&self) -> Result<ConnectionString, AuthError> {
+        let Some(reference) = &self.connection_string else { return Ok(ConnectionString::default()) };
+        ConnectionString::parse(reference.resolve()?.expose()).map_err(AuthError::ConnectionString)
+    }
+
+    fn place<'a>(&'a self, parts: &'a ConnectionString) -> Place<'a> {
+        Place {
+            account: self.account.as_deref().or(parts.account.as_deref()).unwrap_or_default(),
+            endpoint: self.endpoint.as_deref().or(parts.endpoint.as_deref()),
+            protocol: parts.protocol.as_deref(),
+            suffix: self.endpoint_suffix.as_deref().or(parts.suffix.as_deref()),
+            path_style: self.path_style,
+        }
+    }
+
+    /// The container's URL; `None` where the settings do not tell it.
+    pub(crate) fn container_url(&self) -> Option<Url> {
+        self.place(&self.parts().ok()?).container(&self.container).ok()
+    }
+
     /// The container and the credentials.
     pub(super) fn target(&self, client: &Client, ctx: &HttpContext) -> Result<(Target, Auth), BlobError> {
         let credentials =
             |key: &'static str| move |e: AuthError| BlobError::Credentials { key, source: Box::new(e) };
-        let mut place = Place {
-            account: self.account.as_deref().unwrap_or_default(),
-            endpoint: self.endpoint.as_deref(),
-            protocol: None,
-            suffix: self.endpoint_suffix.as_deref(),
-            path_style: self.path_style,
-        };
-        let parts;
         let given = [self.key.is_some(), self.sas.is_some(), self.connection_string.is_some()];
         let given = given.into_iter().chain([self.identity.is_some(), self.sas_broker.is_some()]);
         if given.filter(|g| *g).count() != 1 {
             return Err(setting("key", "set one of key, sas, connection_string, identity and sas_broker"));
         }
+        let mut parts = ConnectionString::default();
         let (key, auth) = match (&self.key, &self.sas, &self.connection_string) {
             (Some(key), None, None) => ("key", Auth::Key(key.clone())),
             (None, Some(sas), None) => ("sas", Auth::Sas(sas.clone())),
@@ -218,13 +232,7 @@ impl BlobConfig {
                 if self.account.is_some() {
                     return Err(setting("account", "it stands in connection_string already"));
                 }
-                let text = reference.resolve().map_err(|e| wrong(e.into()))?;
-                parts = ConnectionString::parse(text.expose())
-                    .map_err(|e| wrong(AuthError::ConnectionString(e)))?;
-                place.account = parts.account.as_deref().unwrap_or_default();
-                place.endpoint = place.endpoint.or(parts.endpoint.as_deref());
-                place.protocol = parts.protocol.as_deref();
-                place.suffix = place.suffix.or(parts.suffix.as_deref());
+                parts = self.parts().map_err(wrong)?;
                 ("connection_string", Auth::ConnectionString(reference.clone()))
             }
             _ => match (&self.identity, &self.sas_broker) {
@@ -246,6 +254,7 @@ impl BlobConfig {
                 (None, None) => return Err(setting("key", "credentials are needed")),
             },
         };
+        let place = self.place(&parts);
         if key == "key" && place.account.is_empty() {
             return Err(setting("account", "it is needed with key"));
         }

@@ -111,6 +111,8 @@ impl Signer {
         let scheme: &dyn ring::signature::RsaEncoding =
             if self.legacy { &RSA_PKCS1_SHA256 } else { &RSA_PSS_SHA256 };
         pair.sign(scheme, &random, signed.as_bytes(), &mut signature).map_err(|_| AssertionError::Sign)?;
-        Ok(Secret::new(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))))
+        let assertion = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature));
+        crate::secret::known::note_passing(&assertion);
+        Ok(Secret::new(assertion))
     }
 }

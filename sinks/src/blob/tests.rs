@@ -8,6 +8,7 @@ use crate::testing::contract::{self, FarSide};
 use crate::testing::{Canned, CannedServer, Seen, batch, batch_of};
 
 mod azurite;
+mod echoes;
 mod refusals;
 mod replies;
 mod settings;

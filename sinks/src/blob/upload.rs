@@ -114,7 +114,7 @@ impl BlobSink {
             sha256: part.encoded.sha256,
             len: part.encoded.bytes.len() as u64,
             events: part.encoded.events,
-            server_id: crate::http::classify::printable(etag.trim_matches('"'), 100),
+            server_id: crate::http::classify::id(etag.trim_matches('"'), 100),
             found,
         }
     }

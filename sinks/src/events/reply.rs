@@ -14,13 +14,14 @@
 //! was mistyped, so here they wait. A refusal that names killed tenants holds these
 //! alone, and the others go again at once.
 
+use std::cell::LazyCell;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
 use crate::RejectReason;
 use crate::http::Body;
-use crate::http::classify::{printable, retry_after};
+use crate::http::classify::{printable, printable_body, retry_after};
 
 /// More body than that is no acknowledgement: an answer about 500 events has a few thousand bytes.
 const ACK_BYTES_MAX: usize = 256 * 1024;
@@ -145,7 +146,9 @@ impl Reply {
         let mut rejected: Vec<Option<(RejectReason, String)>> = vec![None; events];
         for (reason, which) in &ack.efi {
             let kind = kind_of(reason);
-            let entry = || Some((kind, words(&format!("rejected by the endpoint: {reason}"))));
+            // once a reason, and only where it names events
+            let detail = LazyCell::new(|| words(&format!("rejected by the endpoint: {reason}")));
+            let entry = || Some((kind, detail.clone()));
             match which {
                 Which::Word(word) if word == "all" => {
                     rejected.iter_mut().filter(|r| r.is_none()).for_each(|r| *r = entry());
@@ -206,13 +209,13 @@ impl Reply {
         let body = self.body.bytes();
         let said = match &self.collector_error {
             Some(error) => error.clone(),
-            None => String::from_utf8_lossy(body.get(..160).unwrap_or(body)).into_owned(),
+            None => printable_body(body, 160),
         };
         words(&format!("status {}: {}", self.status, said)).trim_end_matches([' ', ':']).to_owned()
     }
 }
 
-/// At most 200 characters, none that a terminal would obey.
+/// At most 200 characters, none that a terminal would obey, and no secret.
 pub(super) fn words(text: &str) -> String {
     printable(text, 200)
 }

@@ -1,6 +1,7 @@
 //! The whole sink against the recorder, and the mapping of events against kept lines.
 
 mod delivery;
+mod echoes;
 mod lines;
 mod traces;
 

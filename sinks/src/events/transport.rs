@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::envelope::SDK_VERSION;
 use super::reply::Reply;
 use crate::DeliverError;
-use crate::http::classify::{printable, sent_at};
+use crate::http::classify::{id, sent_at};
 use crate::http::{Client, Method, Request, Url};
 
 /// Headers that differ between requests.
@@ -63,7 +63,7 @@ impl Transport {
             request_id: ["x-ms-request-id", "request-id", "ms-cv"]
                 .into_iter()
                 .find_map(text)
-                .map(|id| printable(&id, 200))
+                .map(|text| id(&text, 200))
                 .unwrap_or_default(),
             body: reply.body,
         })

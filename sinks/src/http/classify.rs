@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use super::tls::Refusal;
 use super::{HttpError, Reply};
 use crate::DeliverError;
+use crate::secret::known;
 
 /// What to do when the proxy asks for another user or password.
 pub(crate) const PROXY_ADVICE: &str = "check http.proxy: its user and password";
@@ -97,9 +98,10 @@ pub fn skew(reply: &Reply, now: SystemTime) -> Option<String> {
 /// What is said of a redirect begins with it.
 const REDIRECTED: &str = "redirected to ";
 
-/// What is said of a redirect; its query is left out.
+/// What is said of a redirect; its query is left out, and so are secrets in its path.
 fn redirected(to: &str) -> String {
-    format!("{REDIRECTED}{}, which is not followed: check the address", super::redact(to))
+    let to = printable(&super::redact(to), 140);
+    format!("{REDIRECTED}{to}, which is not followed: check the address")
 }
 
 /// What is said of a reply that is a redirect. Other replies may tell an address too, but send nobody there.
@@ -137,10 +139,32 @@ impl BadReply {
     }
 }
 
-/// At most `max` characters, what is not printable left out.
+/// At most `max` characters of what a far side says: what is not printable is left out, and the
+/// secrets that this process has used are blanked.
 #[must_use]
 pub fn printable(text: &str, max: usize) -> String {
-    text.chars().filter(|c| !c.is_control()).take(max).collect()
+    // in this order: what is left out may part a secret, and a cut may go through one
+    let text: String = text.chars().filter(|c| !c.is_control()).take(known::MOST + 1).collect();
+    known::blank(&text).chars().take(max).collect()
+}
+
+/// The same for a body, which need be no text.
+#[must_use]
+pub fn printable_body(body: &[u8], max: usize) -> String {
+    // more than is looked at, whatever it is
+    let most = 4 * (known::MOST + 1);
+    printable(&String::from_utf8_lossy(body.get(..most).unwrap_or(body)), max)
+}
+
+/// A far side's name for a request or an object, at most `max` characters, for receipts: nothing
+/// where it has characters that no name has, `***` where it holds a secret.
+#[must_use]
+pub fn id(text: &str, max: usize) -> String {
+    if !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return String::new();
+    }
+    let shown = printable(text, usize::MAX);
+    if shown.contains(known::HIDDEN) { known::HIDDEN.to_owned() } else { shown.chars().take(max).collect() }
 }
 
 /// The error of a reply that is not [`Class::Ok`], where the sink knows nothing better.
@@ -149,7 +173,7 @@ pub fn printable(text: &str, max: usize) -> String {
 #[must_use]
 pub fn reply_error(destination: &str, reply: &Reply, now: SystemTime, advice: &str) -> DeliverError {
     let after = wait(reply, now);
-    let said = moved(reply).unwrap_or_else(|| String::from_utf8_lossy(reply.body.bytes()).into_owned());
+    let said = moved(reply).unwrap_or_else(|| printable_body(reply.body.bytes(), 200));
     let source = Box::new(BadReply::new(destination, reply.status, &said));
     match status(reply.status) {
         Class::Stop => DeliverError::Stop { after, advice: advice.to_owned(), source },
@@ -239,5 +263,27 @@ mod tests {
         let said = "x\u{1b}[31m\n".repeat(100);
         let bad = BadReply::new("http://h/", 500, &said);
         assert!(bad.said.chars().count() == 200 && !bad.to_string().contains('\u{1b}'));
+    }
+
+    #[test]
+    fn what_is_left_out_or_cut_off_does_not_save_a_secret() {
+        known::note("9e7d5c3b1a8f6e4d2c0b");
+        assert_eq!(printable("of 9e7d5c3b\u{0}1a8f6e\n4d2c0b!", 200), "of ***!");
+        assert_eq!(printable("of 9e7d5c3b1a8f6e4d2c0b", 12), "of ***");
+        let many = "9e7d5c3b1a8f6e4d2c0b,".repeat(1000);
+        assert!(printable(&many, usize::MAX).chars().all(|c| "*,".contains(c)));
+        let body = [vec![b'x'; 150], b"9e7d5c3b1a8f6e4d2c0b".to_vec()].concat();
+        assert_eq!(printable_body(&body, 160), format!("{}***", "x".repeat(150)));
+    }
+
+    #[test]
+    fn a_name_for_receipts_has_a_names_characters_and_no_secret() {
+        known::note("8d6c4b2a0f9e7d5c3b1a");
+        assert_eq!(id("0x8DC0FFEE", 100), "0x8DC0FFEE");
+        assert_eq!(id(&"a".repeat(300), 100), "a".repeat(100));
+        assert_eq!(id("x8d6c4b2a0f9e7d5c3b1ax", 3), "***");
+        for none in ["", "two words", "new\nline", "\u{e9}"] {
+            assert_eq!(id(none, 100), "", "{none}");
+        }
     }
 }

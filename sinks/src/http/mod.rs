@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
@@ -28,7 +30,7 @@ use self::live::Live;
 use self::pins::{PinMiss, PinMonitor, PinSet};
 use self::tls::{Asked, Refusal, TlsConfig, TlsError, TlsVersion};
 use crate::Clock;
-use crate::secret::{SecretError, SecretRef};
+use crate::secret::{SecretError, SecretRef, known};
 use crate::units::{Size, Span};
 
 /// Most bytes of all headers of a reply.
@@ -222,6 +224,14 @@ impl Request {
         Ok(self)
     }
 
+    /// From now on, what the far side says is told without them.
+    fn note_secrets(&self) {
+        for value in self.headers.values().filter(|v| v.is_sensitive()) {
+            known::note_passing(&String::from_utf8_lossy(value.as_bytes()));
+        }
+        known::note_query(self.url.query().unwrap_or_default());
+    }
+
     /// Sets the body.
     #[must_use]
     pub fn body(mut self, body: impl Into<Bytes>) -> Request {
@@ -391,6 +401,7 @@ impl Client {
         if request.url.scheme() != "https" && self.pins.iter().any(|set| set.fits(&host)) {
             return Err(HttpError::Insecure(host));
         }
+        request.note_secrets();
         let end = tokio::time::Instant::now() + self.timeout;
         let asked = self.asked.load(Ordering::Relaxed);
         let sent = self
@@ -492,6 +503,8 @@ impl ProxyConfig {
                 Some(reference) => reference.resolve().map_err(HttpBuildError::Secret)?,
                 None => crate::secret::Secret::default(),
             };
+            // as it goes out
+            known::note(&STANDARD.encode(format!("{user}:{}", password.expose())));
             proxy = proxy.basic_auth(user, password.expose());
         }
         Ok(proxy)

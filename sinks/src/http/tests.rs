@@ -131,6 +131,22 @@ async fn a_proxy_is_asked_with_its_password_unless_the_host_is_left_out() {
     }
 }
 
+#[tokio::test]
+async fn a_proxys_password_that_it_quotes_is_not_told() {
+    let proxy = CannedServer::handler(|seen| {
+        let shown = seen.header("proxy-authorization").unwrap();
+        Canned::status(407).saying(format!("{shown} is {} is wrong", "pr0xy-w0rd"))
+    })
+    .await;
+    let settings = format!("[proxy]\nurl = \"{}\"\nuser = \"u\"\npassword = \"pr0xy-w0rd\"", proxy.url());
+    let reply = client(&settings).send(get("http://far.test/")).await.unwrap();
+    let error = classify::reply_error("http://far.test/", &reply, SystemTime::UNIX_EPOCH, "");
+    let shown = proxy.seen()[0].header("proxy-authorization").unwrap().to_owned();
+    let told = format!("{error:?}");
+    assert!(!told.contains(shown.strip_prefix("Basic ").unwrap()) && !told.contains("pr0xy"), "{told}");
+    assert!(told.contains("Basic *** is *** is wrong"), "{told}");
+}
+
 #[test]
 fn what_is_secret_in_a_url_is_left_out() {
     assert_eq!(redact("https://u:p@h.test/a/b?sig=S#f"), "https://h.test/a/b");

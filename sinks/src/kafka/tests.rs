@@ -155,3 +155,17 @@ async fn a_secret_that_is_not_there_stops_the_sink() {
     let sink = build(&format!("{MINIMAL}tls = {{}}\n{auth}")).unwrap();
     assert!(matches!(sink.check().await, Err(DeliverError::Stop { .. })));
 }
+
+#[test]
+fn a_password_that_a_broker_quotes_is_not_told() {
+    crate::secret::SecretRef::parse("value:hunter2-of-kafka").resolve().unwrap();
+    let error = Error::ServerError {
+        protocol_error: ProtocolError::SaslAuthenticationFailed,
+        error_message: Some("u\0hunter2-of-kafka is wrong".into()),
+        request: RequestContext::Topic("events".into()),
+        response: None,
+        is_virtual: false,
+    };
+    let told = format!("{:?}", understood(&error, 1));
+    assert!(!told.contains("hunter2") && told.contains("*** is wrong"), "{told}");
+}

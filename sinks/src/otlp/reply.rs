@@ -25,7 +25,7 @@ use prost::Message as _;
 
 use super::messages::{ExportResponse, RetryInfo, Status};
 use crate::RejectReason;
-use crate::http::classify::PROXY_ADVICE;
+use crate::http::classify::{PROXY_ADVICE, printable, printable_body};
 
 /// A wish to wait longer than that is cut: a day.
 const WAIT_MAX: Duration = Duration::from_secs(86_400);
@@ -55,9 +55,9 @@ pub(super) enum Outcome {
 const CREDENTIALS: &str = "check the headers (credentials) of this sink";
 const ADDRESS: &str = "check the sink's url: no OTLP logs receiver answers there";
 
-/// At most 200 characters, none that a terminal would obey.
+/// At most 200 characters, none that a terminal would obey, and no secret.
 fn words(text: &str) -> String {
-    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    printable(&text.replace(|c: char| c.is_control(), " "), 200)
 }
 
 /// The body of a good answer.
@@ -83,9 +83,7 @@ pub(super) fn http(
 ) -> Outcome {
     let said = match body.filter(|_| protobuf).map(Status::decode) {
         Some(Ok(said)) => said.message,
-        _ => {
-            body.map(|b| String::from_utf8_lossy(b.get(..200).unwrap_or(b)).into_owned()).unwrap_or_default()
-        }
+        _ => body.map(|b| printable_body(b, 200)).unwrap_or_default(),
     };
     let why = words(&format!("status {status}: {said}")).trim_end_matches([' ', ':']).to_owned();
     match (status, body) {

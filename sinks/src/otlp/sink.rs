@@ -11,7 +11,7 @@ use super::config::{OtlpCompression, OtlpError, OtlpProtocol};
 use super::convert;
 use super::messages::ExportRequest;
 use super::reply::{self, Outcome};
-use crate::http::classify::{printable, wait};
+use crate::http::classify::{id, printable, wait};
 use crate::http::header::{HeaderName, HeaderValue};
 use crate::http::{Body, Client, Method, Reply, Request, Url};
 use crate::secret::SecretRef;
@@ -161,7 +161,7 @@ impl OtlpSink {
                 sha256: Sha256::digest(&body).into(),
                 len: body.len() as u64,
                 events: u32::try_from(held).unwrap_or(u32::MAX),
-                server_id: reply.header("x-request-id").map(|id| printable(id, 200)).unwrap_or_default(),
+                server_id: reply.header("x-request-id").map(|text| id(text, 200)).unwrap_or_default(),
                 found: false,
             }],
             rejected,

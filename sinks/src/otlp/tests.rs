@@ -184,3 +184,25 @@ fn what_is_wrong_in_the_settings_is_named() {
     }
     assert!(toml::from_str::<OtlpConfig>("url = \"http://h/\"\nurll = 1").is_err());
 }
+
+#[tokio::test]
+async fn a_headers_secret_that_the_far_side_quotes_is_not_told() {
+    for status in [400, 401, 503] {
+        let server = CannedServer::handler(move |seen| {
+            let said = format!("{}of {}", "x".repeat(178), seen.header("authorization").unwrap());
+            Canned::status(status).saying(said).with("x-request-id", seen.header("x-key").unwrap())
+        })
+        .await;
+        let sink = sink(&format!(
+            "url = \"{}\"\nheaders = {{ authorization = \"value:Bearer hunter2-of-otlp\", x-key = \"value:k3y-of-otlp\" }}",
+            server.url()
+        ));
+        let error = sink.deliver(&batch(1, 3)).await.unwrap_err();
+        let told = format!("{error} {error:?}");
+        assert!(!told.contains("hunter2") && told.contains("***"), "{told}");
+    }
+    let server =
+        CannedServer::handler(|seen| partly(0).with("x-request-id", seen.header("x-key").unwrap())).await;
+    let sink = sink(&format!("url = \"{}\"\nheaders = {{ x-key = \"value:k3y-of-otlp\" }}", server.url()));
+    assert_eq!(sink.deliver(&batch(1, 3)).await.unwrap().objects[0].server_id, "***");
+}

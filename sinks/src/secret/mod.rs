@@ -1,6 +1,7 @@
 //! Secrets, and references to them in configurations.
 
 pub mod dpapi;
+pub(crate) mod known;
 #[cfg(windows)]
 mod windows;
 
@@ -170,6 +171,7 @@ impl SecretRef {
         if text.is_empty() || text.len() as u64 > SECRET_MAX {
             return Err(SecretError::Unusable(at));
         }
+        known::note(text);
         Ok(Secret::new(text.to_owned()))
     }
 }

@@ -23,7 +23,9 @@ use super::retry::{Backoff, Chance, Step, next_step};
 use super::settle::settle;
 use super::soon::Metered;
 use super::stats::{Stats, Why};
-use super::verdict::{answers, broke_down, cause, chain, is_far_sides, refused, taken, tell_down, works};
+use super::verdict::{
+    TOLD_MOST, answers, broke_down, cause, is_far_sides, refused, taken, tell_down, told, works,
+};
 use super::workshop::Workshop;
 use crate::config::RetryConfig;
 use crate::control::InForce;
@@ -398,9 +400,9 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
                 let tripped = shared.keeper.tripped();
                 pass.failure(pause, after);
                 if shared.keeper.tripped() && !tripped {
-                    warn!(sink = %shared.id, error = %chain(&error), ?pause, "deliveries fail, one at a time is tried now");
+                    warn!(sink = %shared.id, error = %told(&error, TOLD_MOST), ?pause, "deliveries fail, one at a time is tried now");
                 } else {
-                    debug!(sink = %shared.id, %range, error = %chain(&error), ?pause, "delivery failed, will retry");
+                    debug!(sink = %shared.id, %range, error = %told(&error, TOLD_MOST), ?pause, "delivery failed, will retry");
                 }
                 tell_down(shared, &error, timed_out, after);
                 tokio::time::sleep(pause).await;
@@ -418,7 +420,7 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
                 pass.hold(pause, after);
                 shared.stats.free(Why::Unreachable);
                 if shared.stats.hold(Why::Stopped, &advice, &cause(&error)) {
-                    error!(sink = %shared.id, error = %chain(&error), %advice, "the sink holds until someone acts");
+                    error!(sink = %shared.id, error = %told(&error, TOLD_MOST), %advice, "the sink holds until someone acts");
                 }
                 return Ok(Landing::Later { job: job.anew(), pause, alone: None });
             }
@@ -451,7 +453,7 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
             Step::Reject(reason) => {
                 pass.success();
                 works(shared);
-                let detail: String = chain(&error).chars().take(200).collect();
+                let detail = told(&error, 200);
                 whole(shared, part, &mut made).await?;
                 let events = made.iter().flat_map(|(made, _)| made.batch.iter());
                 let rejected = events.map(|(seq, _)| Rejected { seq, reason, detail: detail.clone() });

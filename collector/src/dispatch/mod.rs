@@ -574,7 +574,7 @@ async fn ask(shared: Arc<Shared>) {
     match tokio::time::timeout(limit, shared.sink.check()).await {
         Ok(Ok(())) => debug!(sink = %shared.id, "the far side is ready"),
         Ok(Err(e)) => {
-            warn!(sink = %shared.id, error = %verdict::chain(&e), "the far side is not ready, events wait")
+            warn!(sink = %shared.id, error = %verdict::told(&e, verdict::TOLD_MOST), "the far side is not ready, events wait")
         }
         Err(_) => warn!(sink = %shared.id, "the far side gives no answer, events wait"),
     }

@@ -7,7 +7,7 @@ use tidegate_sinks::http::classify::printable;
 use tidegate_sinks::{DeliverError, Delivered, RejectReason, SinkBatch};
 use tracing::{error, info};
 
-pub(super) use crate::assemble::chain;
+use crate::assemble::chain;
 
 use super::breaker::Pass;
 use super::flight::{Alone, Job, Landing, Shared, lock};
@@ -19,6 +19,8 @@ use super::stats::{Stats, Why};
 const DOWN_TOLD: Duration = Duration::from_secs(5 * 60);
 /// Most characters of a cause in an alarm.
 const CAUSE_MOST: usize = 300;
+/// Most characters of an error in the log.
+pub(super) const TOLD_MOST: usize = 1000;
 
 /// A delivery came to its end.
 pub(super) fn works(shared: &Shared) {
@@ -126,4 +128,10 @@ pub(super) fn tell_down(shared: &Shared, error: &DeliverError, timed_out: bool, 
 pub(super) fn cause(error: &DeliverError) -> String {
     let all = std::error::Error::source(error).map_or_else(|| error.to_string(), chain);
     printable(&all, CAUSE_MOST)
+}
+
+/// An error with what is beneath it, for the log and dead letters: without secrets, whatever the
+/// sink has let through.
+pub(super) fn told(error: &DeliverError, max: usize) -> String {
+    printable(&chain(error), max)
 }

@@ -6,18 +6,23 @@
 //! | 200 with a JSON object or nothing, 204 | delivered, but for what `rej`/`efi` name |
 //! | 200 with anything else, other 2xx | not understood: again |
 //! | 413 | halves; a single event is rejected |
-//! | 408, 429, 500, 502, 503, 504, other 5xx | again, after `Retry-After` |
+//! | 408, 409, 421, 423, 425, 429, 500, 502, 503, 504, other 5xx | again, after `Retry-After` |
 //! | 400, other 4xx | rejected for good |
-//! | 401, 403, 404, 405, 407, 415, 3xx, 501, 505 | hold: nothing passes until someone acts |
+//! | 401, 403, 404, 405, 407, 410, 415, 3xx, 501, 505 | hold: nothing passes until someone acts |
+//!
+//! `Retry-After` beside any other answer is kept by the [client](crate::http::Client::rest).
 //!
 //! The public clients drop on the last row; events are not worth less because a token
 //! was mistyped, so here they wait. A refusal that names killed tenants holds these
 //! alone, and the others go again at once.
 
 use std::cell::LazyCell;
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use crate::RejectReason;
 use crate::http::Body;
@@ -76,10 +81,32 @@ pub(super) enum Outcome {
 
 #[derive(Debug, Default, Deserialize)]
 struct Ack {
+    #[serde(default, deserialize_with = "count")]
     acc: Option<u64>,
+    #[serde(default, deserialize_with = "count")]
     rej: Option<u64>,
-    #[serde(default)]
-    efi: std::collections::BTreeMap<String, Which>,
+    #[serde(default, deserialize_with = "reasons")]
+    efi: BTreeMap<String, Which>,
+}
+
+/// A number, also as text.
+fn count<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
+    let number = match Value::deserialize(input)? {
+        Value::Null => return Ok(None),
+        Value::String(text) => text.trim().parse().ok(),
+        other => other.as_u64(),
+    };
+    number.map(Some).ok_or_else(|| D::Error::custom("not a count"))
+}
+
+/// Some services write an empty map as null, a list or a text.
+fn reasons<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, Which>, D::Error> {
+    match Value::deserialize(input)? {
+        Value::Null => Ok(BTreeMap::new()),
+        Value::Array(list) if list.is_empty() => Ok(BTreeMap::new()),
+        Value::String(text) if text.is_empty() => Ok(BTreeMap::new()),
+        other => serde_json::from_value(other).map_err(D::Error::custom),
+    }
 }
 
 /// Which events failed for a reason.
@@ -110,7 +137,7 @@ impl Reply {
                 why,
             },
             407 => Outcome::Stop { after, advice: "check the user and password of the proxy", why },
-            404 | 405 | 415 | 501 | 505 => Outcome::Stop {
+            404 | 405 | 410 | 415 | 501 | 505 => Outcome::Stop {
                 after,
                 advice: "check the sink's url: nothing there speaks this protocol",
                 why,
@@ -120,7 +147,8 @@ impl Reply {
                 advice: "check the sink's url: it is answered with a redirect, which is not followed",
                 why,
             },
-            408 | 429 | 500..=599 => Outcome::Retry { after, why },
+            // the notes name 408 and 429 alone; the others pass by themselves, and nothing is dropped for them
+            408 | 409 | 421 | 423 | 425 | 429 | 500..=599 => Outcome::Retry { after, why },
             400..=499 => Outcome::Reject(RejectReason::Invalid, why),
             _ => Outcome::Retry { after, why },
         }
@@ -133,9 +161,10 @@ impl Reply {
             Body::Whole(_) | Body::TooLong(_) => return again("but more body than an acknowledgement has"),
             Body::Cut(_) => return again("but the body was cut short"),
         };
-        let ack: Ack = if body.trim_ascii().is_empty() {
+        let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body).trim_ascii();
+        let ack: Ack = if body.is_empty() {
             Ack::default()
-        } else if !body.trim_ascii().starts_with(b"{") {
+        } else if !body.starts_with(b"{") {
             return again("but the body is no JSON object");
         } else {
             match serde_json::from_slice(body) {

@@ -34,8 +34,10 @@ fn every_row_of_the_status_table() {
                 200 | 204 => matches!(&outcome, Outcome::Delivered(list) if list.is_empty()),
                 413 if events > 1 => matches!(outcome, Outcome::Split(_)),
                 413 => matches!(outcome, Outcome::Reject(RejectReason::TooLarge, _)),
-                408 | 429 | 500 | 502..=504 | 506..=599 => matches!(outcome, Outcome::Retry { .. }),
-                300..=399 | 401 | 403..=405 | 407 | 415 | 501 | 505 => {
+                408 | 409 | 421 | 423 | 425 | 429 | 500 | 502..=504 | 506..=599 => {
+                    matches!(outcome, Outcome::Retry { .. })
+                }
+                300..=399 | 401 | 403..=405 | 407 | 410 | 415 | 501 | 505 => {
                     matches!(outcome, Outcome::Stop { .. })
                 }
                 400..=499 => matches!(outcome, Outcome::Reject(RejectReason::Invalid, _)),
@@ -59,10 +61,28 @@ fn an_acknowledgement_names_what_was_rejected() {
         [(0, RejectReason::Invalid), (3, RejectReason::TooLarge)],
         "first reason counts, places that are none are passed over"
     );
+    let text = r#"{"acc":"1","rej":"1","efi":{"InvalidName":[1]}}"#;
+    assert_eq!(rejected(reply(200, text).outcome(2, now())), [(1, RejectReason::Invalid)], "numbers as text");
     let all = r#"{"rej":2,"efi":{"Banned":"all"}}"#;
     assert_eq!(rejected(reply(200, all).outcome(2, now())).len(), 2);
     let mute = r#"{"rej":3}"#;
     assert_eq!(rejected(reply(200, mute).outcome(3, now())).len(), 3);
+}
+
+#[test]
+fn an_acknowledgement_that_says_nothing_in_its_own_way_is_one() {
+    for odd in [
+        r#"{"acc":5,"rej":0,"efi":null}"#,
+        r#"{"acc":5,"efi":[]}"#,
+        r#"{"acc":5,"rej":null,"efi":{}}"#,
+        r#"{"acc":null}"#,
+        r#"{"acc":"5","rej":"0","efi":""}"#,
+        r#"{"acc":5,"efi":{"InvalidName":null,"Banned":[]}}"#,
+        "\u{feff}{\"acc\":5}",
+        "\u{feff}\r\n",
+    ] {
+        assert_eq!(rejected(reply(200, odd).outcome(5, now())), [], "{odd}");
+    }
 }
 
 #[test]
@@ -79,9 +99,16 @@ fn rejections_without_a_name_are_found_by_halves() {
 
 #[test]
 fn what_is_no_acknowledgement_is_tried_again() {
-    for body in
-        ["<html>sign in</html>", "ok", "[1]", r#"{"acc":"#, r#"{"acc":-1}"#, r#"{"acc":"x"}"#, "\u{feff}{}"]
-    {
+    for body in [
+        "<html>sign in</html>",
+        "ok",
+        "[1]",
+        r#"{"acc":"#,
+        r#"{"acc":-1}"#,
+        r#"{"acc":"x"}"#,
+        r#"{"efi":[1]}"#,
+        "\u{feff}[1]",
+    ] {
         assert!(matches!(reply(200, body).outcome(1, now()), Outcome::Retry { .. }), "{body}");
     }
     let long = format!("{{}}{}", " ".repeat(ACK_BYTES_MAX));

@@ -159,6 +159,8 @@ pub enum Answer {
     Fail(DeliverError),
     /// Takes it, but for these.
     TakeBut(Vec<tidegate_sinks::Rejected>),
+    /// Asks to wait, besides.
+    AskToWait(Duration, Box<Answer>),
 }
 
 /// Keeps what it was given.
@@ -179,6 +181,8 @@ pub struct Seen {
     pub ranges: Vec<(u64, u64)>,
     pub levels: BTreeSet<Option<u8>>,
     pub at: Vec<tokio::time::Instant>,
+    /// Until when it asks to wait.
+    pub rest: Option<tokio::time::Instant>,
 }
 
 impl std::fmt::Debug for Fake {
@@ -241,6 +245,11 @@ impl Sink for Fake {
         self.limits
     }
 
+    fn rest(&self) -> Option<Duration> {
+        let until = self.seen.lock().unwrap().rest?;
+        Some(until.saturating_duration_since(tokio::time::Instant::now())).filter(|left| !left.is_zero())
+    }
+
     fn check(&self) -> tidegate_sinks::BoxFuture<'_, Result<(), DeliverError>> {
         Box::pin(async { Ok(()) })
     }
@@ -257,8 +266,13 @@ impl Sink for Fake {
                 seen.attempts
             };
             let mut done = Delivered { bytes: batch.len() as u64, ..Delivered::default() };
-            match (self.behaviour)(attempt, batch) {
-                Answer::Take => {}
+            let mut answer = (self.behaviour)(attempt, batch);
+            if let Answer::AskToWait(wait, then) = answer {
+                self.seen.lock().unwrap().rest = Some(tokio::time::Instant::now() + wait);
+                answer = *then;
+            }
+            match answer {
+                Answer::Take | Answer::AskToWait(..) => {}
                 Answer::TakeAfter(pause) => tokio::time::sleep(pause).await,
                 Answer::Hang => std::future::pending().await,
                 Answer::Fail(e) => return Err(e),

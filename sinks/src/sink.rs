@@ -50,6 +50,12 @@ pub trait Sink: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// How long the far side wants to be asked nothing (`Retry-After`), whatever else it answered.
+    /// Whoever calls [`deliver`](Sink::deliver) waits that long before.
+    fn rest(&self) -> Option<Duration> {
+        None
+    }
+
     /// Asks the far side whether deliveries could work, without leaving anything there.
     ///
     /// # Errors

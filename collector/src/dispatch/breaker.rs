@@ -166,6 +166,11 @@ impl Gatekeeper {
         self.lock().breaker.not_before.is_some_and(|at| at > Instant::now())
     }
 
+    /// Nobody goes for that long; who waits here for less waits on.
+    pub fn rest(&self, pause: Duration) {
+        self.lock().breaker.rest(Instant::now(), pause);
+    }
+
     /// Waits for a turn.
     ///
     /// # Cancel safety

@@ -24,7 +24,7 @@ use super::settle::settle;
 use super::soon::Metered;
 use super::stats::{Stats, Why};
 use super::verdict::{
-    TOLD_MOST, answers, broke_down, cause, is_far_sides, refused, taken, tell_down, told, works,
+    TOLD_MOST, answers, asked_to_wait, broke_down, cause, is_far_sides, refused, taken, tell_down, told, works,
 };
 use super::workshop::Workshop;
 use crate::config::RetryConfig;
@@ -311,6 +311,10 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
             }
         }
         let pass = shared.keeper.pass().await;
+        if let Some(rest) = shared.sink.rest() {
+            asked_to_wait(shared, rest);
+            continue;
+        }
         // nothing is purged meanwhile; who waits for a purge here looks again
         let sending = shared.sending.read().await;
         let stricter =

@@ -12,7 +12,7 @@ use crate::assemble::chain;
 use super::breaker::Pass;
 use super::flight::{Alone, Job, Landing, Shared, lock};
 use super::refusals::REFUSED_MOST;
-use super::retry::Backoff;
+use super::retry::{AFTER_MOST, Backoff};
 use super::stats::{Stats, Why};
 
 /// An alarm tells after that long that nothing gets through.
@@ -101,6 +101,20 @@ pub(super) fn broke_down(
     let advice = "the sink broke down over it, which is a fault of this program: report it".to_owned();
     let alone = Some(Alone { advice, cause: printable(said, CAUSE_MOST) });
     Landing::Later { job: Job { broken: Some(own), ..job.anew() }, pause, alone }
+}
+
+/// The far side wants to be asked nothing, whatever it answered last, or to the sink's check.
+pub(super) fn asked_to_wait(shared: &Shared, rest: Duration) {
+    let rest = rest.min(AFTER_MOST);
+    shared.keeper.rest(rest);
+    // some of it may have gone by
+    let seconds = (rest + Duration::from_millis(500)).as_secs();
+    if seconds >= DOWN_TOLD.as_secs() {
+        let words = format!("the far side asks to wait {seconds} s");
+        if shared.stats.hold(Why::Unreachable, &words, "") {
+            error!(sink = %shared.id, alarm = %words, "events wait for the far side");
+        }
+    }
 }
 
 /// Raises an alarm when nothing has got through for long, or will not.

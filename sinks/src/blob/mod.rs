@@ -125,6 +125,10 @@ impl Sink for BlobSink {
         self.limits
     }
 
+    fn rest(&self) -> Option<Duration> {
+        self.api.client.rest()
+    }
+
     /// Asks for a blob that does not exist: "no such blob" tells that address, credentials and
     /// container are right. Creates no container.
     fn check(&self) -> BoxFuture<'_, Result<(), DeliverError>> {

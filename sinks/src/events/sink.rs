@@ -1,7 +1,7 @@
 //! One attempt at a batch: requests out, replies understood.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 use tidegate_proto::ids::{Seq, SinkId};
@@ -79,7 +79,12 @@ impl EventsSink {
             });
             delivered.rejected = planned.rejected;
             delivered.rejected.extend(planned.held.into_iter().map(|(seq, tenant)| self.held(seq, tenant)));
-            for request in planned.requests {
+            for (number, request) in planned.requests.into_iter().enumerate() {
+                // what is settled is kept, so each attempt gets on
+                if let Some(rest) = self.rest().filter(|_| number > 0) {
+                    let why = said("the endpoint asks to wait before the rest of the batch".to_owned());
+                    return Err(DeliverError::Retry { after: Some(rest), source: why });
+                }
                 let now_held = self.holds()?;
                 let unwanted = |tenant: &usize| now_held.get(*tenant).copied().unwrap_or(false);
                 if request.tenants().iter().any(unwanted) {
@@ -268,6 +273,10 @@ impl Sink for EventsSink {
 
     fn limits(&self) -> BatchLimits {
         self.parts.limits
+    }
+
+    fn rest(&self) -> Option<Duration> {
+        self.parts.transport.client.rest()
     }
 
     fn hold_tenants(&self, keys: &[String]) {

@@ -13,8 +13,8 @@ pub mod tls;
 
 use std::error::Error as _;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -25,6 +25,7 @@ use http_body_util::BodyExt as _;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 pub use reqwest::{Method, Url, header};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use self::live::Live;
 use self::pins::{PinMiss, PinMonitor, PinSet};
@@ -325,6 +326,8 @@ pub struct Client {
     /// How often a server wanted the client's certificate.
     asked: Arc<AtomicU64>,
     clock: Clock,
+    /// Until when it is asked to wait.
+    rest: Arc<Mutex<Option<Instant>>>,
 }
 
 impl fmt::Debug for Client {
@@ -380,6 +383,7 @@ impl Client {
             least: config.tls.min_version,
             asked,
             clock: ctx.clock.clone(),
+            rest: Arc::default(),
         })
     }
 
@@ -387,6 +391,14 @@ impl Client {
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// How long the far side wants to be asked nothing: the longest `Retry-After` so far, whatever it stood
+    /// beside. Nothing is held back here, since what needs several requests could never end then.
+    #[must_use]
+    pub fn rest(&self) -> Option<Duration> {
+        let until = *self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        until?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }
 
     /// Makes one attempt. A reply whose head has come is a reply, whatever becomes of its body.
@@ -402,7 +414,7 @@ impl Client {
             return Err(HttpError::Insecure(host));
         }
         request.note_secrets();
-        let end = tokio::time::Instant::now() + self.timeout;
+        let end = Instant::now() + self.timeout;
         let asked = self.asked.load(Ordering::Relaxed);
         let sent = self
             .inner
@@ -425,6 +437,7 @@ impl Client {
             }
             Ok(Ok(response)) => response,
         };
+        let came = Instant::now();
         let headers = std::mem::take(response.headers_mut());
         let size: usize = headers.iter().map(|(k, v)| k.as_str().len() + v.len() + 4).sum();
         if size > HEADERS_MAX {
@@ -456,7 +469,12 @@ impl Client {
             Ok((got, kind)) => kind(got.freeze()),
             Err(_) => Body::Cut(Bytes::new()),
         };
-        Ok(Reply { status, headers, body, trailers })
+        let reply = Reply { status, headers, body, trailers };
+        if let Some(wait) = classify::wait(&reply, self.clock.now()) {
+            let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+            *rest = (*rest).max(Some(came + wait));
+        }
+        Ok(reply)
     }
 }
 

@@ -1,6 +1,7 @@
 //! One attempt: a request out, an answer understood.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -225,6 +226,10 @@ impl Sink for OtlpSink {
 
     fn limits(&self) -> BatchLimits {
         self.0.limits
+    }
+
+    fn rest(&self) -> Option<Duration> {
+        self.0.client.rest()
     }
 
     /// Sends an empty request, which leaves nothing behind.

@@ -140,8 +140,10 @@ async fn a_wait_is_honoured_and_halves_are_asked_for() {
     let busy = Canned::status(503).with("Retry-After", "17");
     let server = CannedServer::replies([busy, Canned::status(413), Canned::status(413)]).await;
     let sink = sink(&format!("url = \"{}/v1/logs\"", server.url()));
+    assert_eq!(sink.rest(), None);
     let wait = sink.deliver(&batch(1, 5)).await;
     assert!(matches!(wait, Err(DeliverError::Retry { after: Some(d), .. }) if d == Duration::from_secs(17)));
+    assert!(sink.rest().is_some(), "for all");
     assert!(matches!(sink.deliver(&batch(1, 5)).await, Err(DeliverError::Split { .. })));
     let alone = sink.deliver(&batch(1, 1)).await;
     assert!(matches!(alone, Err(DeliverError::Reject { reason: RejectReason::TooLarge, .. })), "{alone:?}");

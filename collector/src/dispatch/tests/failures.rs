@@ -224,6 +224,56 @@ async fn a_wish_to_wait_holds_all_deliveries() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wish_to_wait_holds_all_deliveries_whatever_else_is_answered() {
+    type Then = fn(&tidegate_sinks::SinkBatch) -> Answer;
+    let refused: Then = |batch| {
+        let (seq, reason) = (first(batch), RejectReason::Invalid);
+        Answer::TakeBut(vec![Rejected { seq, reason, detail: "no".into() }])
+    };
+    let cases: [(&str, Then, u64); 6] = [
+        ("taken", |_| Answer::Take, 100),
+        ("taken but for one", refused, 99),
+        ("split", |_| Answer::Fail(split()), 100),
+        ("rejected", |_| Answer::Fail(reject()), 90),
+        ("blocked", |batch| Answer::Fail(blocked(first(batch))), 100),
+        ("not understood", |_| Answer::Fail(retry()), 100),
+    ];
+    for (name, then, delivered) in cases {
+        for (wait, told) in [(6, false), (600, true)] {
+            let mut bench = Bench::new();
+            let wait = wait * SECOND;
+            let sink = tens(1, move |n, batch| match n {
+                1 => Answer::AskToWait(wait, Box::new(then(batch))),
+                _ => Answer::Take,
+            });
+            bench.append(10, &[2; 10]).await;
+            let stats = bench.serve(&sink, options());
+            tokio::time::sleep(wait - SECOND).await;
+            assert_eq!(attempts(&sink), 1, "{name} {wait:?}");
+            let held = stats.progress().held.unwrap_or_default();
+            assert_eq!(held.contains("asks to wait"), told, "{name}: {held}");
+            tokio::time::sleep(310 * SECOND).await;
+            assert_eq!(bench.account(&sink).delivered[2], delivered, "{name} {wait:?}");
+            assert_eq!(stats.progress().held, None, "{name} {wait:?}");
+        }
+    }
+}
+
+/// As a sink's check may be told before the first delivery.
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_before_the_first_delivery_is_waited() {
+    let mut bench = Bench::new();
+    let sink = tens(4, |_, _| Answer::Take);
+    sink.seen.lock().unwrap().rest = Some(Instant::now() + 8 * SECOND);
+    bench.append(10, &[2; 10]).await;
+    bench.serve(&sink, options());
+    tokio::time::sleep(7 * SECOND).await;
+    assert_eq!(attempts(&sink), 0);
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(places(&sink).len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wish_to_wait_is_honoured_for_two_hours_and_for_a_day_at_most() {
     for (after, waits) in [(7200, 7200), (1_000_000, 86_400)] {
         for kind in ["retry", "stop"] {

@@ -93,7 +93,7 @@ impl Staged for Stepwise {
             let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
             let mut done = Delivered::default();
             match (self.does)(attempt, ready.range()) {
-                Answer::Take => {}
+                Answer::Take | Answer::AskToWait(..) => {}
                 Answer::TakeAfter(pause) => tokio::time::sleep(pause).await,
                 Answer::Hang => std::future::pending().await,
                 Answer::Fail(e) => return Err(e),

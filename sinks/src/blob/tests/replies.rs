@@ -78,6 +78,13 @@ async fn the_services_wish_to_wait_is_passed_on() {
     let error = outcome(error_reply(503, "ServerBusy").with("retry-after", "17")).await;
     let DeliverError::Retry { after, .. } = error else { panic!("{error:?}") };
     assert_eq!(after, Some(Duration::from_secs(17)));
+    for (reply, stored) in [(created(), true), (Canned::status(400), false), (Canned::status(413), false)] {
+        let reply = reply.with("retry-after", "600");
+        let server = CannedServer::handler(move |_| reply.clone()).await;
+        let sink = sink(&server.url(), "layout = \"\"");
+        assert_eq!(sink.deliver(&batch(1, 3)).await.is_ok(), stored);
+        assert!(sink.rest().is_some_and(|rest| rest.as_secs() >= 590), "{:?}", server.seen());
+    }
 }
 
 #[tokio::test]

@@ -159,6 +159,10 @@ async fn every_status_of_the_table_has_its_outcome() {
         (403, "stop"),
         (404, "stop"),
         (408, "retry"),
+        (409, "retry"),
+        (410, "stop"),
+        (422, "reject"),
+        (423, "retry"),
         (413, "split"),
         (415, "stop"),
         (429, "retry"),
@@ -174,7 +178,9 @@ async fn every_status_of_the_table_has_its_outcome() {
         let headers =
             vec![("Location".to_owned(), elsewhere.url()), ("Retry-After".to_owned(), "12".to_owned())];
         recorder.script([Step::Reply { status, headers, body: String::new() }]);
-        let result = sink(&recorder).deliver(&batch(1, small(&MIXED))).await;
+        let sink = sink(&recorder);
+        let result = sink.deliver(&batch(1, small(&MIXED))).await;
+        assert!(sink.rest().is_some_and(|rest| (11..=12).contains(&rest.as_secs())), "{status}");
         let got = match &result {
             Ok(d) if d.rejected.is_empty() => "delivered",
             Err(DeliverError::Retry { after, .. }) => {
@@ -198,6 +204,62 @@ async fn retry_after_is_honoured_as_a_date_too() {
     recorder.script([Step::wait(503, &httpdate::fmt_http_date(soon))]);
     let wait = after(&sink(&recorder).deliver(&batch(1, small(&["P"]))).await.unwrap_err()).unwrap();
     assert!((590..=600).contains(&wait.as_secs()), "{wait:?}");
+}
+
+/// What follows is up to the dispatcher, who asks before each attempt.
+#[tokio::test]
+async fn a_wish_to_wait_is_kept_beside_an_answer_of_any_kind() {
+    let recorder = start();
+    let sink = sink(&recorder);
+    assert_eq!(sink.rest(), None);
+    sink.deliver(&batch(1, small(&["P"]))).await.unwrap();
+    assert_eq!(sink.rest(), None);
+    let said = |body: &str| Step::Reply {
+        status: 200,
+        headers: vec![("Retry-After".to_owned(), "600".to_owned())],
+        body: body.to_owned(),
+    };
+    for body in ["{\"acc\":2}", "{\"rej\":2}", "<html>", "{\"acc\":1,\"rej\":1}"] {
+        let recorder = start();
+        recorder.script([said(body)]);
+        let sink = self::sink(&recorder);
+        let _ = sink.deliver(&batch(1, small(&["P"; 2]))).await;
+        assert!(sink.rest().is_some_and(|rest| rest.as_secs() >= 590), "{body}");
+    }
+    // the longest counts, and none that is shorter
+    recorder.script([Step::wait(503, "60"), Step::wait(503, "600"), Step::wait(503, "0")]);
+    for _ in 0..3 {
+        sink.deliver(&batch(2, small(&["P"]))).await.unwrap_err();
+    }
+    assert!(sink.rest().is_some_and(|rest| rest.as_secs() >= 590));
+}
+
+#[tokio::test]
+async fn a_check_that_is_told_to_wait_keeps_deliveries_waiting() {
+    let server = CannedServer::replies([Canned::status(503).with("Retry-After", "8")]).await;
+    let text = format!("url = {:?}\ntenant = \"value:{}\"", server.url(), TOKENS[0]);
+    let config: EventsConfig = toml::from_str(&text).unwrap();
+    let sink = config.build(&SinkId::new("cloud"), &HttpContext::default()).unwrap();
+    assert_eq!(after(&sink.check().await.unwrap_err()), Some(Duration::from_secs(8)));
+    assert!(sink.rest().is_some());
+}
+
+#[tokio::test]
+async fn a_wish_to_wait_amid_a_batch_is_kept_before_its_next_request() {
+    let recorder = start();
+    recorder.script([Step::wait(400, "60"), Step::wait(204, "60")]);
+    let sink = sink_with(&recorder, mapping(), Compression::Gzip, Caps { events: 2, ..CAPS });
+    let batch = batch(1, small(&["P"; 6]));
+    for requests in 1..=2 {
+        assert!(after(&sink.deliver(&batch).await.unwrap_err()).is_some());
+        assert_eq!(recorder.requests().len(), requests);
+        tokio::time::pause();
+        tokio::time::advance(sink.rest().unwrap()).await;
+        tokio::time::resume();
+    }
+    let delivered = sink.deliver(&batch).await.unwrap();
+    assert_eq!(reasons(&delivered), [(1, RejectReason::Invalid), (2, RejectReason::Invalid)]);
+    assert_eq!(recorder.requests().len(), 3, "it goes on where it was");
 }
 
 #[tokio::test]
@@ -261,7 +323,12 @@ async fn a_killed_tenant_is_set_aside_and_the_others_go() {
 
 #[tokio::test]
 async fn a_refusal_that_kills_some_lets_the_others_go_next() {
-    for (status, duration) in [(401, "60"), (500, "60"), (500, "this-request-only"), (429, "60")] {
+    for (status, duration) in [
+        (401, "60"),
+        (500, "60"),
+        (500, "this-request-only"),
+        (429, "60"),
+    ] {
         let recorder = start();
         recorder.script([Step::Kill { tokens: vec![TOKENS[2].into()], duration: duration.into(), status }]);
         let sink = sink(&recorder);

@@ -256,12 +256,18 @@ impl EventsSink {
             tracing::warn!(sink = %self.parts.id, tenant = tenant.key(), seconds, "the endpoint holds a tenant");
         }
         let here = tenants.iter().any(|t| named.contains(t));
+        let mut aside = kill.duration.is_none();
         let outcome = match outcome {
             // the refusal was about the killed ones; without them the next attempt may pass
             Outcome::Stop { after, why, .. } if here && !none_free => Outcome::Retry { after, why },
+            Outcome::Reject(_, why) if here && !none_free => {
+                // even where the hold ends before
+                aside = true;
+                Outcome::Retry { after: None, why }
+            }
             outcome => outcome,
         };
-        let only_this = if kill.duration.is_none() { named } else { Vec::new() };
+        let only_this = if aside { named } else { Vec::new() };
         (outcome, only_this)
     }
 }

@@ -328,6 +328,9 @@ async fn a_refusal_that_kills_some_lets_the_others_go_next() {
         (500, "60"),
         (500, "this-request-only"),
         (429, "60"),
+        (400, "60"),
+        (400, "this-request-only"),
+        (422, "60"),
     ] {
         let recorder = start();
         recorder.script([Step::Kill { tokens: vec![TOKENS[2].into()], duration: duration.into(), status }]);

@@ -339,6 +339,13 @@ pub enum DeliverError {
 }
 
 impl DeliverError {
+    /// Whether the far side was reached and the time for the request was over before it had answered.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        let source = std::error::Error::source(self);
+        matches!(source.and_then(|e| e.downcast_ref::<HttpError>()), Some(HttpError::Timeout(_)))
+    }
+
     /// What happened, in our own words: for alarms, which may leave this host. `None` where only the far
     /// side's words would tell, since those may quote what it was sent.
     #[must_use]
@@ -388,5 +395,8 @@ mod tests {
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         assert_eq!(retry(Box::new(full)).unwrap(), "no storage space");
         assert_eq!(retry("status 429: secret".into()), None);
+        let late = |error: HttpError| DeliverError::from(error).is_late();
+        assert!(late(HttpError::Timeout("h".into())));
+        assert!(!late(HttpError::Connect { host: "h".into(), detail: "no answer in time".into() }));
     }
 }

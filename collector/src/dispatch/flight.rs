@@ -140,6 +140,11 @@ impl Trouble {
     }
 }
 
+/// Time-outs in a row after which a batch is halved: what is too slow whole may get through.
+const LATE_MOST: u32 = 3;
+/// Batches of fewer bytes are not: a far side that hangs for hours must not cut all to single events.
+const LATE_BYTES: u64 = 256 << 10;
+
 /// What the batch in hand was made under.
 #[derive(Clone, PartialEq, Eq)]
 struct Under {
@@ -258,6 +263,7 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
     let mut made: Option<(Made, Under)> = None;
     let mut ready: Option<Result<Ready, DeliverError>> = None;
     let mut paid = false;
+    let mut late = 0;
     loop {
         let in_force = permitted(shared).await;
         let now = Under { level: in_force.level.level, purges: shared.state.borrow().purges };
@@ -378,6 +384,8 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
         };
         Stats::add(&shared.stats.failures, 1);
         let events = batch.events;
+        late = if timed_out || error.is_late() { late + 1 } else { 0 };
+        let halve = late >= LATE_MOST && events > 1 && batch.bytes >= LATE_BYTES;
         let step = next_step(&error, events, shared.retry.held, &mut backoff, &mut **lock(&shared.chance));
         let halving = match &step {
             Step::Split => lock(&shared.refusals).split(&mut **lock(&shared.chance)),
@@ -410,6 +418,9 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
                 }
                 tell_down(shared, &error, timed_out, after);
                 tokio::time::sleep(pause).await;
+                if halve && let Some(halves) = split(shared, part, &mut made).await? {
+                    return Ok(halves);
+                }
             }
             Step::Hold { pause, after, advice } => {
                 let through = shared.stats.deliveries.load(Ordering::Relaxed);
@@ -439,20 +450,12 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
                 lock(&shared.window).failure();
                 pass.rest(rest);
                 answers(shared);
-                whole(shared, part, &mut made).await?;
-                match made.as_ref().and_then(|(made, _)| halves(&made.batch)) {
-                    Some((a, b)) => {
-                        let at = a.last();
-                        blocking(shared, move |s| Ok(s.ring.split(&s.id, part, at)?)).await?;
-                        let of = |range| Part { range, ..part };
-                        return Ok(Landing::Split(of(a), of(b)));
-                    }
-                    // never: a batch of one event is not split
-                    None => {
-                        drop(sending);
-                        tokio::time::sleep(shared.retry.first).await;
-                    }
+                if let Some(halves) = split(shared, part, &mut made).await? {
+                    return Ok(halves);
                 }
+                // never: a batch of one event is not split
+                drop(sending);
+                tokio::time::sleep(shared.retry.first).await;
             }
             Step::Reject(reason) => {
                 pass.success();
@@ -467,6 +470,20 @@ async fn attempt_all(shared: &Arc<Shared>, job: &mut Job) -> Result<Landing, Tro
             }
         }
     }
+}
+
+/// Makes two runs of one, with half of the events each.
+async fn split(
+    shared: &Arc<Shared>,
+    part: Part,
+    made: &mut Option<(Made, Under)>,
+) -> Result<Option<Landing>, Trouble> {
+    whole(shared, part, made).await?;
+    let Some((a, b)) = made.as_ref().and_then(|(made, _)| halves(&made.batch)) else { return Ok(None) };
+    let at = a.last();
+    blocking(shared, move |s| Ok(s.ring.split(&s.id, part, at)?)).await?;
+    let of = |range| Part { range, ..part };
+    Ok(Some(Landing::Split(of(a), of(b))))
 }
 
 /// The bounds of two runs with half of the events each.

@@ -120,7 +120,11 @@ pub(super) fn asked_to_wait(shared: &Shared, rest: Duration) {
 /// Raises an alarm when nothing has got through for long, or will not.
 pub(super) fn tell_down(shared: &Shared, error: &DeliverError, timed_out: bool, after: Option<Duration>) {
     let known = error.cause().or_else(|| timed_out.then(|| "no answer in time".to_owned()));
-    let known = known.map(|c| format!(": {c}")).unwrap_or_default();
+    let mut known = known.map(|c| format!(": {c}")).unwrap_or_default();
+    if timed_out || error.is_late() {
+        let limit = if timed_out { "batch.timeout" } else { "http.timeout" };
+        known += &format!("; if the way is slow, set a longer {limit} or smaller batch.bytes");
+    }
     let words = match after {
         Some(after) if after >= DOWN_TOLD => {
             format!("the far side asks to wait {} s{known}", after.as_secs())

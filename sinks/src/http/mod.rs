@@ -167,7 +167,7 @@ pub enum HttpError {
     /// The proxy lets nobody through without another user and password.
     #[error("{0}: the proxy asks for a user and a password that it knows")]
     ProxyAuth(String),
-    /// No answer in time.
+    /// Connected, but no answer in time.
     #[error("{0}: no answer in time")]
     Timeout(String),
     /// The address or a header is not usable.
@@ -577,6 +577,9 @@ fn understood(host: String, least: TlsVersion, error: reqwest::Error) -> HttpErr
             }
             _ => {}
         }
+    }
+    if error.is_timeout() && error.is_connect() {
+        return HttpError::Connect { host, detail: "no answer in time".to_owned() };
     }
     if error.is_timeout() {
         return HttpError::Timeout(host);

@@ -70,6 +70,16 @@ async fn giant_headers_are_refused() {
 }
 
 #[tokio::test]
+async fn silence_before_there_is_a_connection_is_none() {
+    // waits for the end of a head, and gets the beginning of TLS
+    let server = CannedServer::replies([]).await;
+    let url = server.url().replace("http:", "https:");
+    let error = client("connect_timeout = \"200ms\"").send(get(&url)).await.unwrap_err();
+    assert!(matches!(&error, HttpError::Connect { .. }), "{error:?}");
+    assert!(error.to_string().contains("no answer in time"), "{error}");
+}
+
+#[tokio::test]
 async fn silence_is_a_timeout_before_the_head_and_a_cut_after_it() {
     let quick = "timeout = \"200ms\"";
     let silent = vec![Canned::Stuck("HTTP/1.1 20".into())];

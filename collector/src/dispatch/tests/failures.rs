@@ -424,6 +424,55 @@ async fn a_far_side_that_cannot_be_reached_becomes_an_alarm_after_minutes() {
     assert_eq!(places(&sink).len() as u64, bench.ring.status().durable.0);
 }
 
+fn late() -> DeliverError {
+    DeliverError::from(HttpError::Timeout("blobs.example".into()))
+}
+
+/// One batch of ten events, 100 kB each.
+async fn heavy(bench: &Bench) {
+    let blocks = vec![sized_block(&[2; 10], 1, 100_000)];
+    bench.ring.append(group(blocks)).await.unwrap().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_too_slow_for_its_time_out_gets_through_in_halves() {
+    for hangs in [true, false] {
+        let mut bench = Bench::new();
+        let sink = Fake::new("s", move |_, batch| match batch.len() {
+            ..=3 => Answer::Take,
+            _ if hangs => Answer::Hang,
+            _ => Answer::Fail(late()),
+        });
+        heavy(&bench).await;
+        let stats = bench.serve(&sink, options());
+        tokio::time::sleep(3600 * SECOND).await;
+        assert_eq!((places(&sink).len(), stats.progress().held), (10, None));
+        assert_eq!(bench.account(&sink).rejected, [0; 4]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_far_side_that_is_silent_for_hours_does_not_cut_batches_to_events() {
+    for (hangs, limit) in [(true, "a longer batch.timeout"), (false, "a longer http.timeout")] {
+        let mut bench = Bench::new();
+        let mended = Switch::default();
+        let now = mended.clone();
+        let sink = Fake::new("s", move |_, _| match now.on() {
+            true => Answer::Take,
+            false if hangs => Answer::Hang,
+            false => Answer::Fail(late()),
+        });
+        heavy(&bench).await;
+        let stats = bench.serve(&sink, options());
+        tokio::time::sleep(10 * 3600 * SECOND).await;
+        let held = stats.progress().held.unwrap();
+        assert!(held.contains(limit) && held.contains("no answer in time"), "{held}");
+        mended.set();
+        bench.finish().await;
+        assert_eq!((places(&sink).len(), ranges(&sink).len()), (10, 3));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_batch_over_which_the_sink_panics_waits_alone() {
     let mut bench = Bench::new();

@@ -110,7 +110,7 @@ pub(super) fn progress(progress: &Progress, account: &Account, remote: bool) -> 
             "delivered": s.delivered, "rejected": s.rejected, "left_out": s.left_out,
             "bytes": s.bytes, "deliveries": s.deliveries, "failures": s.failures, "attempts": s.attempts, "waiting": s.waiting,
             "last_delivery": s.last_delivery_ns.map(format_rfc3339),
-            "holds": s.held, "cause": cause, "paused": s.paused,
+            "holds": s.held, "cause": cause, "paused": s.paused, "metered": s.metered,
         });
         (name.clone(), sink)
     });

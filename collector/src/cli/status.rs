@@ -93,6 +93,9 @@ fn write(out: &mut String, v: &Value) -> std::fmt::Result {
         if run("paused").and_then(Value::as_bool).unwrap_or_default() {
             writeln!(out, "  paused: events are kept for it")?;
         }
+        if run("metered").and_then(Value::as_bool).unwrap_or_default() {
+            writeln!(out, "  {}", crate::pipeline::METERED)?;
+        }
         if v.pointer(&format!("/ring/sinks/{}/configured", escape(name))) == Some(&Value::Bool(false)) {
             writeln!(out, "  {}", crate::attached::advice(name))?;
         }

@@ -30,6 +30,7 @@ mod workshop;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -342,6 +343,7 @@ impl Dispatcher {
             let taken = jobs.chain(under_way.values().map(|(_, events)| *events)).sum::<u64>();
             let taken = taken + self.later.places();
             self.shared.waiting(self.claims.left(now.durable) + self.passed + taken);
+            self.shared.stats.metered.store(self.waits_for_network(), Ordering::Relaxed);
             let idle = flights.is_empty() && (self.jobs.is_empty() && self.later.is_empty() || !may);
             if phase == Phase::Finish && idle && (self.claims.cover(now.durable, self.holding) || !may) {
                 break;

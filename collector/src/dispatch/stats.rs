@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tidegate_proto::ids::Seq;
@@ -45,6 +45,7 @@ pub struct Stats {
     pub(super) deliveries: AtomicU64,
     pub(super) failures: AtomicU64,
     pub(super) waiting: AtomicU64,
+    pub(super) metered: AtomicBool,
     last_ns: AtomicI64,
     attempts: Mutex<BTreeMap<&'static str, u64>>,
     held: Mutex<BTreeMap<Why, Reason>>,
@@ -152,6 +153,7 @@ impl Stats {
             waiting: get(&self.waiting),
             last_delivery_ns: Some(self.last_ns.load(Ordering::Relaxed)).filter(|n| *n != 0),
             paused: *self.paused.borrow(),
+            metered: self.metered.load(Ordering::Relaxed),
             held: self.held(|r| &r.words),
             cause: self.held(|r| &r.cause),
         }

@@ -40,6 +40,7 @@ use crate::settings::remote::Remote;
 
 pub use running::{Handle, RunError, Running};
 pub use sources::Remake;
+pub(crate) use summary::METERED;
 pub use summary::{Failed, Progress, SinkProgress, SourceSummary, Summary, account_view};
 
 /// When a run ends by itself.

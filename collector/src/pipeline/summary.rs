@@ -52,6 +52,8 @@ pub struct SinkProgress {
     pub last_delivery_ns: Option<i64>,
     /// Whether it is paused.
     pub paused: bool,
+    /// Whether cost-deferred events wait for a network that is not metered.
+    pub metered: bool,
     /// Why it holds, if it does, in our own words.
     pub held: Option<String>,
     /// What the far side says of it. May quote what it was sent: it stays on this host.
@@ -108,6 +110,10 @@ pub struct Summary {
     /// Why the account does not close, if it does not: a defect, never a loss without a name.
     pub account_error: Option<String>,
 }
+
+/// What is said of a sink's cost-deferred events on a metered network.
+pub(crate) const METERED: &str =
+    "cost-deferred events wait for a network that is not metered ([network] metered)";
 
 fn sum(levels: &PerLevel) -> u64 {
     levels.iter().sum()
@@ -190,7 +196,7 @@ impl Summary {
             let sink = serde_json::json!({
                 "bytes": s.bytes, "deliveries": s.deliveries, "failures": s.failures,
                 "last_delivery": s.last_delivery_ns.map(tidegate_proto::time::format_rfc3339),
-                "held": s.held, "cause": s.cause,
+                "held": s.held, "cause": s.cause, "metered": s.metered,
             });
             (name.clone(), sink)
         });
@@ -243,6 +249,9 @@ impl fmt::Display for Summary {
                 write!(f, ", {} {}", lost(*reason), sum(n))?;
             }
             writeln!(f, "; {} in {} deliveries", show_bytes(more.bytes), more.deliveries)?;
+            if more.metered {
+                writeln!(f, "  {METERED}")?;
+            }
             if let Some(why) = &more.held {
                 writeln!(f, "  holds: {why}")?;
             }

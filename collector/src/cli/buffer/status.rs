@@ -113,21 +113,18 @@ fn text(
     let stored = count(sum(&account.stored));
     let _ = writeln!(out, "read      {} = {} dropped + {stored} stored", count(account.read), count(dropped));
     for (name, cursor, own, waits) in sinks {
-        let lost: u64 = own.lost.values().map(sum).sum();
+        let lost = own.lost.iter().map(|(why, n)| format!(", {} {}", count(sum(n)), why.as_str()));
         let _ = writeln!(
             out,
-            "sink {name}: {} held (oldest {}), {} delivered, {} rejected, {} lost; settled up to {}, {} runs planned",
+            "sink {name}: {} held (oldest {}), {} delivered, {} rejected{}; settled up to {}, {} runs planned",
             count(sum(&own.held)),
             age(*waits, now),
             count(sum(&own.delivered)),
             count(sum(&own.rejected)),
-            count(lost),
+            lost.collect::<String>(),
             cursor.settled.0,
             cursor.planned.len()
         );
-        for (reason, levels) in &own.lost {
-            let _ = writeln!(out, "  lost, {}: {}", reason.as_str(), count(sum(levels)));
-        }
     }
     match account.check() {
         Ok(()) => out.push_str("the account closes\n"),

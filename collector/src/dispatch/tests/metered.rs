@@ -73,10 +73,11 @@ async fn a_restart_knows_what_was_passed_over() {
     append(&bench, &[&[DEFERRED; 3], &[REAL_TIME; 2]]).await;
     tokio::time::sleep(Duration::from_secs(3600)).await;
     has_only(&sink, 22);
-    assert_eq!(stats.progress().waiting, 33);
+    assert_eq!((stats.progress().waiting, stats.progress().metered), (33, true));
     price.store(false, Ordering::Relaxed);
     seconds_until(&sink, 55).await;
     bench.finish().await;
+    assert!(!stats.progress().metered);
     assert_eq!(bench.account(&sink).delivered, [22, 0, 0, 33]);
     assert_eq!(sink.seen.lock().unwrap().repeats, 0);
 }

@@ -194,6 +194,21 @@ fn what_is_above_the_level_of_the_importing_host_stays_out_and_is_counted() {
     let status = buffer(&edge, &["status", "--json"]).code(0).json();
     assert_eq!(status["account"]["problem"], Value::Null);
     assert_eq!(sum(&status["sinks"]["bundle"]["lost"]["level"]), left_out);
+    let told = buffer(&edge, &["status"]).code(0).stdout;
+    assert!(told.contains(" level; settled up to") && !told.contains("lost"), "{told}");
+}
+
+#[test]
+fn a_drain_over_a_metered_network_says_what_waits_for_another() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(&configuration(dir.path(), "here", ""));
+    let cloud = "[network]\nmetered = \"yes\"\n[sinks.cloud]\ntype = \"events\"\n\
+                 url = \"http://127.0.0.1:9/OneCollector/1.0/\"\n\
+                 tenant = \"value:0123456789abcdef0123456789abcdef-11111111-2222-3333-4444-555555555555-6789\"\n\
+                 [[sinks.cloud.latency]]\nclass = \"cost-deferred\"\n";
+    let config = configuration(dir.path(), "here", cloud);
+    let told = buffer(&config, &["drain", "--patience", "5s"]).code(75).stdout;
+    assert!(told.contains("wait for a network that is not metered"), "{told}");
 }
 
 #[test]

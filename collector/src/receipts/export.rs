@@ -20,7 +20,7 @@ receipts/NUMBER    one file a receipt, NUMBER in 20 digits. Its bytes:
                       n  the receipt, JSON in UTF-8
 SHA256SUMS         the SHA-256 of each of these files. It is the receipt's hash,
                    and stands at the beginning of the receipt that follows.
-check.sh           checks the files and their links: sh check.sh
+check.sh           checks all of this: sh check.sh
 anchor             number and hash of the receipt before the first one here;
                    0 and zeros when none is missing before it
 receipts.jsonl     the same receipts for reading, one a line, with number and hash
@@ -36,27 +36,20 @@ rejected, lost (events per telemetry level: Security, Basic, Enhanced, Full); ob
 (to = where, sha256, bytes, events, id = the server's name for it, found = an earlier
 attempt had got through); more_objects (how many had no room).
 
-The last line of SHA256SUMS is the head. Whoever kept it, or an earlier one, knows that
-nothing up to it was changed, added or left out since.
+What check.sh proves: each file in receipts/ has its hash in SHA256SUMS, and no other file
+is there; each receipt names the hash of the one before, from the anchor to the head, with
+no number left out; receipts.jsonl has the same JSON, line by line; and each line of
+objects/SINK, by hash and file name, stands in a receipt of that sink, and the other way
+round. Not proved: the folder before a file name (sha256sum -c reads the file there, and its
+content has to have the hash), and objects that had no room in their receipt, whose number it
+prints.
+
+It prints the head: number and hash of the last receipt. Someone who made all files anew has
+another one. So look in SHA256SUMS for a head that was kept elsewhere, of tidegate receipts
+verify: when it is there, nothing up to it was changed, added or left out since.
 ";
 
-const CHECK: &str = "\
-#!/bin/sh
-# Checks every receipt's hash, then that each names the one before. Needs sh, od and sha256sum.
-cd \"$(dirname \"$0\")\" || exit 2
-sha256sum --quiet -c SHA256SUMS || { echo 'BROKEN: a receipt was changed'; exit 1; }
-before=$(cut -d ' ' -f 2 anchor)
-number=$(cut -d ' ' -f 1 anchor)
-while read -r hash file; do
-  number=$((number + 1))
-  link=$(od -An -v -tx1 -N32 \"$file\" | tr -d ' \\n')
-  [ \"$link\" = \"$before\" ] || { echo \"BROKEN: $file does not follow the one before\"; exit 1; }
-  stored=$(od -An -v -tx1 -j32 -N8 \"$file\" | tr -d ' \\n')
-  [ \"$stored\" = \"$(printf %016x \"$number\")\" ] || { echo \"BROKEN: $file is not number $number\"; exit 1; }
-  before=$hash
-done <SHA256SUMS
-echo \"whole up to receipt $number, head $before\"
-";
+const CHECK: &str = include_str!("check.sh");
 
 /// What was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,12 +75,31 @@ pub struct Export {
     done: Exported,
 }
 
+fn is_plain(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')
+}
+
+/// The name of the file that a destination ends with; requests are no files.
+fn file_name(to: &str) -> Option<&str> {
+    let name = to.rsplit(['/', '\\']).next()?;
+    let named = tidegate_sinks::layout::Named::parse(name).is_some() && name.bytes().all(is_plain);
+    named.then_some(name)
+}
+
+/// A receipt as its chain has it, where that can stand in a line of JSON.
+fn shown(data: &[u8]) -> &str {
+    let text = std::str::from_utf8(data).unwrap_or_default();
+    if text.starts_with('{') && !text.contains(|c| c < ' ') { text } else { "null" }
+}
+
 /// A file's name for each sink, no two alike. Names are made of letters, digits, `.`, `_` and `-`
-/// in a configuration and stand as they are; receipts may have others, of an older one.
+/// in a configuration and stand as they are; receipts may have others, of an older one. `check.sh` makes
+/// the same of what their JSON has.
 fn file_names<'s>(sinks: impl Iterator<Item = &'s String>) -> Vec<(&'s String, String)> {
-    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let plain = |sink: &str| {
-        let text: String = sink.chars().map(|c| if sound(c) { c } else { '_' }).collect();
+        let json = serde_json::Value::from(sink).to_string();
+        let inner = json.get(1..json.len() - 1).unwrap_or_default();
+        let text: String = inner.bytes().map(|b| if is_plain(b) { char::from(b) } else { '_' }).collect();
         if text.starts_with('.') { text.replacen('.', "_", 1) } else { text }
     };
     let mut named: Vec<(&String, String)> = sinks.map(|sink| (sink, plain(sink))).collect();
@@ -172,7 +184,8 @@ impl Export {
             let read = Entry::from(entry);
             // writing to a text does not fail
             let _ = writeln!(sums, "{}  {name}", read.hash);
-            writeln!(self.lines, "{}", serde_json::to_string(&read)?)?;
+            let (hash, receipt) = (&read.hash, shown(&entry.data));
+            writeln!(self.lines, r#"{{"number":{},"hash":"{hash}","receipt":{receipt}}}"#, entry.number)?;
             self.before = entry.hash;
             self.done.receipts += 1;
             let Some(receipt) = read.receipt else { continue };
@@ -180,17 +193,18 @@ impl Export {
             let base = self.bases.get(&receipt.sink).map(String::as_str).unwrap_or_default();
             let listed = self.objects.entry(receipt.sink).or_default();
             for object in receipt.objects {
+                let Some(name) = file_name(&object.to) else { continue };
                 let below = object.to.strip_prefix(base).unwrap_or(&object.to);
-                let path = if object.to.contains("://") {
+                let mut path = if object.to.contains("://") {
                     decoded(below)
                 } else {
                     below.replace(std::path::MAIN_SEPARATOR, "/")
                 };
-                // requests are no files
-                let sound = !path.contains(['\n', '\r', '\\']) && object.sha256.len() == 64;
-                if sound && tidegate_sinks::layout::Named::parse(&path).is_some() {
-                    listed.insert((path, object.sha256));
+                // what sha256sum reads otherwise, in the path of a sink that is configured no more
+                if path.contains(['\n', '\r', '\\']) {
+                    name.clone_into(&mut path);
                 }
+                listed.insert((path, object.sha256));
             }
         }
         self.sums.write_all(sums.as_bytes())
@@ -220,13 +234,14 @@ mod tests {
 
     #[test]
     fn sinks_whose_names_differ_in_signs_alone_have_files_of_their_own() {
-        let sinks = ["../x", ".x", "A.B", "a b", "a.b", "a_b", "a/b"].map(str::to_owned);
+        let sinks = ["../x", ".x", "A.B", "a b", "a.b", "a_b", "a/b", "\"é"].map(str::to_owned);
         let mut names = file_names(sinks.iter());
         names.sort();
         let names: Vec<(&str, &str)> = names.iter().map(|(s, n)| (s.as_str(), n.as_str())).collect();
         assert_eq!(
             names,
             [
+                ("\"é", "____"),
                 ("../x", "_._x"),
                 (".x", "_x"),
                 ("A.B", "A.B"),

@@ -229,10 +229,7 @@ fn a_receipt_is_read_back_as_it_was_written() {
 /// An export of a ring whose first receipts were let go, with the objects beside it.
 #[cfg(unix)]
 fn exported(dir: &Path) -> super::Exported {
-    let anchor = (4000, [7; 32]);
-    let mut hash = anchor.1;
-    let mut all = Vec::new();
-    for number in 4001..=4200_u64 {
+    let receipts = (4001..=4200_u64).map(|number| {
         let (first, bytes) = (number * 10 + 1, number.to_string());
         let objects = if number > 4190 {
             vec![object(&name(first, first + 9, number), bytes.as_bytes())]
@@ -244,12 +241,23 @@ fn exported(dir: &Path) -> super::Exported {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, &bytes).unwrap();
         }
-        let data = serde_json::to_vec(&receipt(first, first + 9, objects)).unwrap();
+        serde_json::to_vec(&receipt(first, first + 9, objects)).unwrap()
+    });
+    export_of(&dir.join("export"), receipts)
+}
+
+/// An export of these, which begin at number 4001.
+#[cfg(unix)]
+fn export_of(folder: &Path, receipts: impl Iterator<Item = Vec<u8>>) -> super::Exported {
+    let anchor = (4000, [7; 32]);
+    let mut hash = anchor.1;
+    let mut all = Vec::new();
+    for (number, data) in (4001..).zip(receipts) {
         hash = chain_link(&hash, number, &data);
         all.push(ChainEntry { number, hash, data });
     }
     let bases = BTreeMap::from([("archive".to_owned(), BASE.to_owned())]);
-    let mut export = Export::begin(&dir.join("export"), anchor, bases).unwrap();
+    let mut export = Export::begin(folder, anchor, bases).unwrap();
     for page in all.chunks(70) {
         export.add(page).unwrap();
     }
@@ -264,6 +272,11 @@ fn ok(program: &mut Command) -> bool {
 }
 
 #[cfg(unix)]
+fn check(folder: &Path) -> bool {
+    ok(Command::new("sh").arg(folder.join("check.sh")))
+}
+
+#[cfg(unix)]
 #[test]
 fn an_export_is_checked_by_sha256sum_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -273,8 +286,7 @@ fn an_export_is_checked_by_sha256sum_alone() {
     let sums = |list: &Path, of: &str| {
         ok(Command::new("sha256sum").args(["--quiet", "-c"]).arg(list).current_dir(dir.path().join(of)))
     };
-    let check = || ok(Command::new("sh").arg(folder.join("check.sh")));
-    assert!(sums(Path::new("SHA256SUMS"), "export") && check());
+    assert!(sums(Path::new("SHA256SUMS"), "export") && check(&folder));
     let objects = folder.join("objects/archive");
     assert!(sums(&objects, "container"));
 
@@ -290,7 +302,7 @@ fn an_export_is_checked_by_sha256sum_alone() {
     let mut bad = sound.clone();
     bad[60] ^= 1;
     std::fs::write(folder.join(&last), &bad).unwrap();
-    assert!(!sums(Path::new("SHA256SUMS"), "export") && !check());
+    assert!(!sums(Path::new("SHA256SUMS"), "export") && !check(&folder));
 
     // and one whose sum was made to fit: the links do not
     std::fs::write(folder.join(&last), &sound).unwrap();
@@ -302,7 +314,105 @@ fn an_export_is_checked_by_sha256sum_alone() {
     let list = std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
     let list = list.replace(&old, &crate::audit::hex(&Sha256::digest(&bad)));
     std::fs::write(folder.join("SHA256SUMS"), list).unwrap();
-    assert!(sums(Path::new("SHA256SUMS"), "export") && !check());
+    assert!(sums(Path::new("SHA256SUMS"), "export") && !check(&folder));
+}
+
+#[cfg(unix)]
+#[test]
+fn nothing_in_an_export_can_be_changed_without_its_check_telling() {
+    let dir = tempfile::tempdir().unwrap();
+    exported(dir.path());
+    let folder = dir.path().join("export");
+    assert!(check(&folder));
+    let text = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+    let refused = |file: &str, changed: Option<String>| {
+        let path = folder.join(file);
+        let sound = std::fs::read(&path).ok();
+        match changed {
+            Some(text) => std::fs::write(&path, text).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        assert!(!check(&folder), "{file}");
+        match sound {
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+    };
+    let other = "0".repeat(64);
+    let without_first = |text: &str| text.split_once('\n').unwrap().1.to_owned();
+
+    let objects = text("objects/archive");
+    let hash = objects.get(..64).unwrap();
+    refused("objects/archive", Some(objects.replacen(hash, &other, 1)));
+    refused("objects/archive", Some(without_first(&objects)));
+    refused("objects/archive", Some(objects.replacen("-0000", "-0001", 1)));
+    // of what sha256sum only says that it is no line
+    refused("objects/archive", Some(objects.replacen(hash, &format!("\\{hash}"), 1)));
+    refused("objects/archive", Some(objects.replacen(hash, &format!("#{hash}"), 1)));
+    refused("objects/archive", Some(format!("{objects}{other}  h/planted.jsonl\n")));
+    refused("objects/archive", Some(format!("{objects}{objects}")));
+    refused("objects/archive", None);
+    refused("objects/others", Some(objects.clone()));
+
+    let lines = text("receipts.jsonl");
+    refused("receipts.jsonl", Some(lines.replacen("\"level\":2", "\"level\":1", 1)));
+    refused("receipts.jsonl", Some(lines.replacen("\"receipt\":{", "\"receipt\": {", 1)));
+    refused("receipts.jsonl", Some(without_first(&lines)));
+    refused("receipts.jsonl", Some(format!("{lines}{{}}")));
+
+    let (some, hidden) = (format!("receipts/{:020}", 4100), format!("receipts/.{:020}", 4100));
+    for file in ["receipts/planted", &hidden] {
+        refused(file, Some("x".to_owned()));
+    }
+    refused(&some, None);
+    let sums = text("SHA256SUMS");
+    refused("SHA256SUMS", Some(without_first(&sums)));
+    refused("SHA256SUMS", Some(sums.replacen("  ", " ", 1)));
+    refused("SHA256SUMS", Some(String::new()));
+    refused("anchor", Some(format!("0 {other}\n")));
+    assert!(check(&folder), "all is as it was");
+}
+
+#[cfg(unix)]
+#[test]
+fn sinks_and_folders_of_odd_names_are_checked_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let sinks = ["archive", "a b", "a/b", "A.B", "a.b", ".é\"\\", "kafka"];
+    let receipts = (0..70_u64).map(|n| {
+        let first = n * 10 + 1;
+        let sink = sinks[n as usize % sinks.len()];
+        let base = if sink == "archive" { "" } else { "http://other/say%20\"x\"/" };
+        let named = |tag| match sink {
+            "kafka" => Object { to: "kafka://broker/topic".to_owned(), ..object("", b"x") },
+            "a b" => Object {
+                to: format!("/out\\x/{}", name(first, first + 9, tag)),
+                ..object("", &tag.to_le_bytes())
+            },
+            _ => object(&format!("{base}{}", name(first, first + 9, tag)), &tag.to_le_bytes()),
+        };
+        let one = Receipt {
+            sink: sink.to_owned(),
+            more_objects: u64::from(n == 7),
+            ..receipt(first, first + 9, vec![named(3 * n), named(3 * n + 1), named(3 * n + 2)])
+        };
+        // members in the order of the alphabet, as deliveries write them, and as they are declared
+        let bytes = serde_json::to_vec(&one).unwrap();
+        if n % 2 == 0 { bytes } else { serde_json::to_value(&one).unwrap().to_string().into_bytes() }
+    });
+    let done = export_of(dir.path(), receipts);
+    assert_eq!((done.receipts, done.objects), (70, 180));
+    let output = Command::new("sh").arg(dir.path().join("check.sh")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 more objects had no room"), "{text}");
+
+    // lists of sinks whose names differ in odd signs alone
+    for list in ["a_b", "a_b~2", "A.B", "a.b~2", "_______"] {
+        let path = dir.path().join("objects").join(list);
+        let sound = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, sound.split_once('\n').unwrap().1).unwrap();
+        assert!(!check(dir.path()), "{list}");
+        std::fs::write(&path, sound).unwrap();
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! as far as a configuration can tell. [`open`] then opens the ring and makes sources and sinks; each source goes on
 //! at the position that the ring holds of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,10 +81,11 @@ impl Checked {
         &self.config.control
     }
 
-    /// Whether a sink writes to standard output.
+    /// Names of the sinks that write to standard output.
     #[must_use]
-    pub fn uses_stdout(&self) -> bool {
-        self.config.sinks.iter().any(|s| s.config.kind() == "stdout")
+    pub fn to_stdout(&self) -> BTreeSet<String> {
+        let to_stdout = |s: &&SinkSection| s.config.kind() == "stdout";
+        self.config.sinks.iter().filter(to_stdout).map(|s| s.name.clone()).collect()
     }
 
     /// Names of the sinks with their types.

@@ -68,7 +68,7 @@ impl StdoutSink {
 
 fn failed(source: io::Error) -> DeliverError {
     if source.kind() == io::ErrorKind::BrokenPipe {
-        let advice = "nobody reads standard output any more".to_owned();
+        let advice = "nobody reads standard output any more: start it again with a reader".to_owned();
         return DeliverError::Stop { after: None, advice, source: Box::new(source) };
     }
     DeliverError::Retry { after: None, source: Box::new(source) }
@@ -159,7 +159,8 @@ mod tests {
         let sink =
             |kind| StdoutSink::to(&SinkId::new("out"), &StdoutConfig::default(), Failing(kind)).unwrap();
         let error = sink(io::ErrorKind::BrokenPipe).deliver(&batch(1, 1)).await.unwrap_err();
-        assert!(matches!(error, DeliverError::Stop { .. }), "{error}");
+        let DeliverError::Stop { advice, .. } = &error else { panic!("{error}") };
+        assert!(advice.contains("again with a reader"), "{advice}");
         let error = sink(io::ErrorKind::StorageFull).deliver(&batch(1, 1)).await.unwrap_err();
         assert!(matches!(error, DeliverError::Retry { .. }), "{error}");
     }

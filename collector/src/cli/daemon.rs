@@ -9,11 +9,13 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tidegate_ring::{RingError, SledRing};
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure};
 use super::out;
+use super::unread::Reader;
 use crate::api::remote::Remote;
 use crate::api::{self, Api};
 use crate::assemble::{self, AssembleError, Checked};
@@ -48,7 +50,7 @@ pub(super) enum Ends {
 #[derive(Debug)]
 pub(super) struct Ran {
     pub(super) exit: Exit,
-    /// Everything that was read has found its place.
+    /// Everything that was read has found its place, or nobody wants it any more.
     pub(super) complete: bool,
 }
 
@@ -114,7 +116,8 @@ pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends
         if matches!(ends, Ends::WhenStopped) && !writable(&checked.config().ring.path, &mut signals).await {
             return Ok(Ran { exit: Exit::Ok, complete: false });
         }
-        let data_on_stdout = checked.uses_stdout();
+        let to_stdout = checked.to_stdout();
+        let data_on_stdout = !to_stdout.is_empty();
         let (sources, sinks) = (checked.sources().len(), checked.sinks().len());
         let (until, serves) = match ends {
             Ends::WhenStopped => (Until::Stopped, true),
@@ -122,8 +125,13 @@ pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends
         };
         let (control, places) = (checked.control().clone(), Places::of(checked.config()));
         let again = path.map(|path| (path.to_owned(), checked.config().clone()));
-        let Some(parts) = open(checked, until, &mut signals).await? else {
+let Some(mut parts) = open(checked, until, &mut signals).await? else {
             return Ok(Ran { exit: Exit::Ok, complete: false });
+        };
+        let reader = match ends {
+            // a daemon goes on with its other sinks, and holds what nobody reads
+            Ends::WhenStopped => Reader::default(),
+            Ends::WithInput(_) => Reader::of(&mut parts, to_stdout),
         };
         let running = Pipeline::start(parts).await.map_err(|e| start_failure(&e))?;
         tracing::info!(sources, sinks, "running");
@@ -139,10 +147,11 @@ pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends
             listening.push(tokio::spawn(listen_remotely(remote, Arc::clone(&api), closing.clone())));
         }
         let cut_short = Arc::new(AtomicBool::new(false));
-        let watcher =
-            tokio::spawn(watch(handle, Some(api), signals, drain, ends, bar(look), Arc::clone(&cut_short)));
+        let bar = bar(look);
+        let watched = Watched { bar: bar.clone(), reader: reader.clone(), cut_short: Arc::clone(&cut_short) };
+        let watcher = tokio::spawn(watch(handle, Some(api), signals, drain, ends, watched));
         let summary = running.wait().await;
-        watcher.abort();
+        end(watcher, bar).await;
         closing.cancel();
         for listening in listening {
             // the socket is gone before the program ends
@@ -150,6 +159,9 @@ pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends
         }
         let summary = summary
             .map_err(|e| Failure::new(Exit::Software, assemble::chain(&e)).hint("what was stored is kept"))?;
+        if reader.alone_waits(&summary) {
+            return Ok(Ran { exit: Exit::Ok, complete: true });
+        }
         tell(&summary, look, data_on_stdout).map_err(|e| Failure::output(&e))?;
         let complete = summary.complete() && !cut_short.load(Ordering::Relaxed);
         Ok(Ran { exit: exit(&summary, ends, complete), complete })
@@ -218,9 +230,9 @@ pub(super) fn carry(parts: Parts, drain: Duration, patience: Duration) -> Result
         let signals = Signals::new().map_err(broken)?;
         let running = Pipeline::start(parts).await.map_err(|e| start_failure(&e))?;
         let (handle, ends) = (running.handle(), Ends::WithInput(patience));
-        let watcher = tokio::spawn(watch(handle, None, signals, drain, ends, None, Arc::default()));
+        let watcher = tokio::spawn(watch(handle, None, signals, drain, ends, Watched::default()));
         let summary = running.wait().await;
-        watcher.abort();
+        end(watcher, None).await;
         summary.map_err(|e| Failure::new(Exit::Software, assemble::chain(&e)))
     })
 }
@@ -270,6 +282,24 @@ fn bar(look: &Look) -> Option<ProgressBar> {
     Some(bar)
 }
 
+/// Ends the watching of a run; nothing is drawn any more when it returns, and the line is free.
+async fn end(watcher: JoinHandle<()>, bar: Option<ProgressBar>) {
+    watcher.abort();
+    // until then it may be drawing
+    let _ = watcher.await;
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+}
+
+/// What the watching of a run goes by, and what it tells.
+#[derive(Debug, Default)]
+struct Watched {
+    bar: Option<ProgressBar>,
+    reader: Reader,
+    cut_short: Arc<AtomicBool>,
+}
+
 /// Watches a run: shows it, passes signals on, gives up when nothing moves any more.
 async fn watch(
     handle: Handle,
@@ -277,8 +307,7 @@ async fn watch(
     mut signals: Signals,
     drain: Duration,
     ends: Ends,
-    bar: Option<ProgressBar>,
-    cut_short: Arc<AtomicBool>,
+    Watched { bar, reader, cut_short }: Watched,
 ) {
     // a daemon without a terminal has nothing to look at
     let looks = bar.is_some() || matches!(ends, Ends::WithInput(_));
@@ -314,10 +343,14 @@ async fn watch(
                     bar.set_message(line(&progress));
                     bar.tick();
                 }
+                if !asked && reader.ends(&progress) {
+                    asked = true;
+                    handle.stop(Duration::ZERO);
+                }
                 if let Ends::WithInput(patience) = ends
                     && !asked
                     && stalled.since(&progress) >= patience
-                    && (progress.sources_running == 0 || !progress.alarms.is_empty())
+                    && (progress.sources_running == 0 || !progress.alarms.is_empty() || reader.is_gone())
                 {
                     asked = true;
                     cut_short.store(true, Ordering::Relaxed);
@@ -436,6 +469,76 @@ async fn listen_remotely(config: RemoteControl, api: Arc<Api>, closing: Cancella
         Err(error) => {
             tracing::error!(%error, "the collector runs, but cannot be controlled from afar");
             api.handle().alarm(format!("no remote control: {error}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// Remembers what the last line shows.
+    #[derive(Clone, Debug, Default)]
+    struct Line(Arc<Mutex<String>>);
+
+    impl TermLike for Line {
+        fn width(&self) -> u16 {
+            80
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            // a terminal takes its time
+            std::thread::yield_now();
+            self.0.lock().unwrap().push_str(text.trim_end());
+            Ok(())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            self.0.lock().unwrap().clear();
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_line_of_progress_is_gone_before_the_summary_is_told() {
+        for _ in 0..200 {
+            let line = Line::default();
+            let bar =
+                ProgressBar::with_draw_target(None, ProgressDrawTarget::term_like(Box::new(line.clone())));
+            bar.set_style(ProgressStyle::with_template("{spinner} {wide_msg}").unwrap());
+            let (drawn, shown) = (bar.clone(), Arc::new(tokio::sync::Notify::new()));
+            let told = Arc::clone(&shown);
+            let watcher = tokio::spawn(async move {
+                loop {
+                    drawn.set_message("read");
+                    drawn.force_draw();
+                    told.notify_one();
+                    tokio::task::yield_now().await;
+                }
+            });
+            shown.notified().await;
+            end(watcher, Some(bar)).await;
+            assert_eq!(*line.0.lock().unwrap(), "");
         }
     }
 }

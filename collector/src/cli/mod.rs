@@ -31,6 +31,7 @@ mod status;
 mod tally;
 mod telemetry;
 mod trace;
+mod unread;
 mod validate;
 
 use std::process::ExitCode;

@@ -1,5 +1,7 @@
 //! `run`, `replay` and `validate`: where events go, how a run ends, and what bad input gets.
 
+#[cfg(unix)]
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -36,6 +38,36 @@ fn a_replay_prints_every_event_and_its_account_apart_from_them() {
     assert_eq!(ran.lines().len() as u64, EVENTS);
     let ran = replay(&["--quiet"]).code(0);
     assert_eq!((ran.lines().len() as u64, ran.stderr.as_str()), (EVENTS, ""));
+}
+
+/// A replay whose reader goes away after the first line; what was in its temporary folder at the end.
+#[cfg(unix)]
+fn read_one_line(args: &[&str]) -> (Ran, usize) {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = program();
+    command.arg("replay").arg(trace("tx/HTTP_Server")).args(args).env("TMPDIR", temporary.path());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::with_capacity(1, child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let left = std::fs::read_dir(temporary.path()).unwrap().count();
+    (Ran { code: output.status.code().unwrap_or(-1), stdout: line, stderr }, left)
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_ends_a_replay_and_leaves_nothing_behind() {
+    let (ran, left) = read_one_line(&[]);
+    assert_eq!((ran.code, ran.stderr.as_str(), left), (0, "", 0));
+    assert_eq!(ran.lines().len(), 1);
+    // what goes elsewhere too goes there first
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let (ran, left) = read_one_line(&["--to", "stdout", "--to", &format!("dir:{}", out.display())]);
+    assert_eq!((ran.code, ran.stderr.as_str(), left), (0, "", 0));
+    let want = finish(program().args(["inspect", "--events"]).arg(trace("tx/HTTP_Server"))).lines().len();
+    assert_eq!(lines(&out).len(), want);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The level in force while the collector runs: who may lower it, and what lowering does.
 //!
 //! A lowered level goes this way: the gate has it at once and the sinks stop; what is on its way
-//! to the ring above the level is dropped; what is in the ring above it is purged; an audit entry
-//! says who did it and what went; then the sinks go on.
+//! to the ring above the level is dropped; what is in the ring and in dead letters above it is purged; an
+//! audit entry says who did it and what went; then the sinks go on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::audit::{Record, What, is_cut};
 use crate::clock::now_ns;
+use crate::dispatch::DeadLetters;
 use crate::gate::Gate;
 use crate::gate::level::{Ceilings, LevelInForce, Policy, PolicyFile};
 use crate::intake::{Command, Filters};
@@ -138,6 +140,8 @@ pub struct Control {
     quiet: Mutex<Quiet>,
     /// By which fields are purged; none before it is told.
     filters: OnceLock<watch::Receiver<Arc<Filters>>>,
+    /// Dead letters; none before they are told.
+    letters: OnceLock<Vec<Arc<Mutex<DeadLetters>>>>,
     /// Held by deliveries under way.
     sending: Arc<RwLock<()>>,
     /// One change at a time, from its beginning to its audit entry.
@@ -200,6 +204,7 @@ impl Control {
             intake,
             quiet: Mutex::new(quiet),
             filters: OnceLock::new(),
+            letters: OnceLock::new(),
             sending: Arc::default(),
             changing: tokio::sync::Mutex::new(()),
         };
@@ -210,6 +215,12 @@ impl Control {
     pub fn judge_by(&self, filters: watch::Receiver<Arc<Filters>>) {
         // told twice, the first counts
         let _ = self.filters.set(filters);
+    }
+
+    /// Tells where dead letters are, before [`begin`](Control::begin).
+    pub fn keep_out_of(&self, letters: Vec<Arc<Mutex<DeadLetters>>>) {
+        // told twice, the first counts
+        let _ = self.letters.set(letters);
     }
 
     /// Sets the remote settings' ceiling as it was kept, before [`begin`](Control::begin).
@@ -330,7 +341,7 @@ impl Control {
         who: &Who,
         lowered: bool,
     ) -> Result<(), RingError> {
-        let mut purged = Purged::default();
+        let (mut purged, mut dead_letters) = (Purged::default(), 0);
         let mut failed = None;
         if lowered {
             match self.purge(now.level).await {
@@ -341,12 +352,24 @@ impl Control {
                     failed = Some(e.to_string());
                 }
             }
+            match self.purge_letters(now.level).await {
+                Ok(gone) => dead_letters = gone,
+                Err(e) => {
+                    error!(error = %e, "dead letters above the level could not be purged");
+                    failed.get_or_insert(format!("dead letters: {e}"));
+                }
+            }
         }
         if failed.is_none() {
             self.ring.put(LAST, Some(&[now.level as u8, u8::from(now.enabled)]))?;
         }
-        let what =
-            What::Level { from: before.into(), to: now.into(), purged: purged.events, purge_failed: failed };
+        let what = What::Level {
+            from: before.into(),
+            to: now.into(),
+            purged: purged.events,
+            dead_letters,
+            purge_failed: failed,
+        };
         self.audit(who, what)
     }
 
@@ -443,6 +466,23 @@ impl Control {
         let rule = AboveLevel::new(level, filters.as_deref());
         let purge = tokio::task::spawn_blocking(move || ring.purge(&rule));
         purge.await.unwrap_or_else(|e| Err(RingError::Book(format!("the purge ended early: {e}"))))
+    }
+
+    /// Removes what is above a level, or has none that can be read, from dead letters; how many. What a
+    /// delivery under way refuses later is judged when it is written.
+    async fn purge_letters(&self, level: TelemetryLevel) -> io::Result<u64> {
+        let letters = self.letters.get().cloned().unwrap_or_default();
+        let rule = AboveLevel { level, gate: None };
+        let purge = tokio::task::spawn_blocking(move || {
+            let mut gone = 0;
+            for letters in letters {
+                let letters = letters.lock().unwrap_or_else(PoisonError::into_inner);
+                let done = crate::purge::dead_letters(letters.path(), &rule, false)?;
+                gone += done.events + done.unreadable;
+            }
+            Ok(gone)
+        });
+        purge.await.unwrap_or_else(|e| Err(io::Error::other(e)))
     }
 
     /// What a delivery holds while it is under way.

@@ -46,6 +46,9 @@ pub enum What {
         to: InForce,
         /// Events that lowering it removed from the ring, per level.
         purged: PerLevel,
+        /// Removed from dead letters.
+        #[serde(default)]
+        dead_letters: u64,
         /// Why they could not be removed.
         purge_failed: Option<String>,
     },

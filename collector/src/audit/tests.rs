@@ -21,6 +21,7 @@ fn level() -> Record {
         from: at(3, "configuration"),
         to: at(1, "policy"),
         purged: [0, 0, 4, 9],
+        dead_letters: 2,
         purge_failed: None,
     };
     Record::new(1_700_000_000_000_000_000, "policy file /etc/tidegate/policy.toml", what)

@@ -5,6 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use tidegate_proto::level::TelemetryLevel;
 use tidegate_proto::{json, time};
 use tidegate_sinks::{Rejected, SinkBatch};
 
@@ -39,17 +40,26 @@ impl DeadLetters {
         &self.path
     }
 
-    /// Writes events of a batch with why they are refused; they are on stable storage when it
-    /// returns. A crash right after may leave them there twice, with the same `seq`.
+    /// Writes events of a batch with why they are refused, but for those above a level; they are on stable
+    /// storage when it returns. A crash right after may leave them there twice, with the same `seq`.
     ///
     /// # Errors
     /// When the file cannot be written; some of the events may be in it.
-    pub fn write(&self, batch: &SinkBatch, rejected: &[Rejected], now_ns: i64) -> io::Result<()> {
+    pub fn write(
+        &self,
+        batch: &SinkBatch,
+        rejected: &[Rejected],
+        level: TelemetryLevel,
+        now_ns: i64,
+    ) -> io::Result<()> {
         let mut out = Vec::new();
         let mut wanted = rejected.iter().peekable();
         for (seq, event) in batch.iter() {
             while wanted.next_if(|r| r.seq < seq).is_some() {}
             let Some(r) = wanted.next_if(|r| r.seq == seq) else { continue };
+            if event.head().telemetry_level.is_none_or(|l| l > level) {
+                continue;
+            }
             json::write_line(&mut out, event, Some(seq));
             // the object goes on with what became of it
             out.pop();

@@ -47,7 +47,7 @@ pub(super) struct Shared {
     pub refusals: Mutex<Refusals>,
     /// Pauses of all while the sink breaks down.
     pub broken: Mutex<Backoff>,
-    pub dead: Option<Mutex<DeadLetters>>,
+    pub dead: Option<Arc<Mutex<DeadLetters>>>,
     pub retry: RetryConfig,
     pub stats: Arc<Stats>,
     /// Whether the network is metered; `None` where that makes no difference.

@@ -96,6 +96,14 @@ pub struct SinkOptions {
     pub seed: Option<u64>,
 }
 
+impl SinkOptions {
+    /// The file of dead letters, to be handed to dispatcher and [`Control`](crate::control::Control) alike.
+    #[must_use]
+    pub fn letters(&self) -> Option<Arc<Mutex<DeadLetters>>> {
+        self.dead_letters.clone().map(|path| Arc::new(Mutex::new(DeadLetters::new(path))))
+    }
+}
+
 /// What a dispatcher is told while it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
@@ -124,6 +132,8 @@ pub struct Parts {
     pub sink: Arc<dyn Sink>,
     /// How it is served.
     pub options: SinkOptions,
+    /// Where refused events go, of [`SinkOptions::letters`]; whoever writes the file anew holds it meanwhile.
+    pub dead: Option<Arc<Mutex<DeadLetters>>>,
     /// Where its events are.
     pub ring: Arc<dyn Ring>,
     /// Whose they are.
@@ -191,8 +201,20 @@ impl Dispatcher {
     /// # Errors
     /// A wrong filter, or a ring that does not take the sink.
     pub fn new(parts: Parts) -> Result<Dispatcher, DispatchError> {
-        let Parts { sink, options, ring, origin, in_force, rules, sending, phase, abort, stats, workshop } =
-            parts;
+        let Parts {
+            sink,
+            options,
+            dead,
+            ring,
+            origin,
+            in_force,
+            rules,
+            sending,
+            phase,
+            abort,
+            stats,
+            workshop,
+        } = parts;
         let id = sink.id().clone();
         let filter = Filter::new(&options.filter).map_err(|e| DispatchError::Filter(id.clone(), e))?;
         let cursor = ring.attach(&id, options.start)?;
@@ -228,7 +250,7 @@ impl Dispatcher {
             chance: Mutex::new(chance),
             refusals: Mutex::new(Refusals::new(backoff)),
             broken: Mutex::new(backoff),
-            dead: options.dead_letters.clone().map(|p| Mutex::new(DeadLetters::new(p))),
+            dead,
             retry: options.retry,
             workshop,
             crowd: Default::default(),

@@ -82,7 +82,9 @@ fn settle_now(shared: &Shared, outcome: &Outcome) -> Result<(), Trouble> {
     }
     if let (Some(dead), false, false) = (&shared.dead, rejected.is_empty(), written.load(Ordering::Relaxed)) {
         let dead = lock(dead);
-        let done = dead.write(&made.batch, &rejected, now);
+        // lowered since: what is above went from the file, or goes once this is written
+        let level = shared.in_force.borrow().level.level;
+        let done = dead.write(&made.batch, &rejected, level, now);
         done.map_err(|e| Trouble::Dead(dead.path().display().to_string(), e))?;
         written.store(true, Ordering::Relaxed);
     }

@@ -77,6 +77,7 @@ impl Bench {
         let stats = Arc::new(Stats::default());
         let dispatcher = Dispatcher::new(Parts {
             sink,
+            dead: options.letters(),
             options,
             ring: Arc::clone(&self.ring),
             origin: Arc::new(Origin {
@@ -293,6 +294,25 @@ async fn events_refused_for_good_are_counted_and_kept_with_the_reason() {
         .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["seq"].as_u64().unwrap())
         .collect();
     assert_eq!(seqs, [2, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_above_a_level_that_was_lowered_meanwhile_becomes_no_dead_letter() {
+    let mut bench = Bench::new();
+    bench.append(1, &[1, 2, 3, 1]).await;
+    let lower = bench.in_force.clone();
+    let sink = Fake::new("s", move |_, batch| {
+        lower.send_replace(in_force(TelemetryLevel::Basic));
+        let refuse = |(seq, _)| Rejected { seq, reason: RejectReason::Invalid, detail: "no".into() };
+        Answer::TakeBut(batch.iter().map(refuse).collect())
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let dead = dir.path().join("s.jsonl");
+    bench.serve(&sink, SinkOptions { dead_letters: Some(dead.clone()), ..options() });
+    bench.finish().await;
+    assert_eq!(bench.account(&sink).rejected, [0, 2, 1, 1]);
+    let text = std::fs::read_to_string(&dead).unwrap();
+    assert!(text.lines().count() == 2 && !text.contains("Enhanced") && !text.contains("Full"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -185,6 +185,8 @@ impl Pipeline {
         let filters = Filters::new(rules, options.off.clone(), options.sampling.clone())?;
         let shown = watch::Sender::new(Arc::new(running::reduced(&filters, document.as_deref())));
         control.judge_by(shown.subscribe());
+        let letters: Vec<_> = sinks.iter().map(|s| s.options.letters()).collect();
+        control.keep_out_of(letters.iter().flatten().cloned().collect());
         control.preset_remote(document.as_ref().and_then(|d| d.ceiling()));
         control.begin().await?;
         if !options.catalogues.is_empty() {
@@ -203,12 +205,13 @@ impl Pipeline {
         let may_hold = |s: &SinkPart| s.options.urgency.clone().filter(|_| s.options.metered.can_be());
         let apart = Apart::new(sinks.iter().filter_map(may_hold));
         let to: Vec<Arc<dyn Sink>> = sinks.iter().map(|s| Arc::clone(&s.sink)).collect();
-        for part in sinks {
+        for (part, dead) in sinks.into_iter().zip(letters) {
             let counted = Arc::new(Stats::default());
             stats.insert(part.sink.id().to_string(), Arc::clone(&counted));
             dispatchers.push(Dispatcher::new(dispatch::Parts {
                 sink: part.sink,
                 options: part.options,
+                dead,
                 ring: Arc::clone(&ring),
                 origin: Arc::clone(&origin),
                 in_force: control.watch(),

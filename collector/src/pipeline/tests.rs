@@ -7,6 +7,7 @@ use tidegate_ring::{
     Account, AppendError, Chain, ChainEntry, Cursor, Lanes, MemoryRing, Part, PurgeRule, Purged, ReadLimit,
     Ring, RingError, RingOptions, Settlement, StartAt, State, Status, Ticket,
 };
+use tidegate_sinks::{RejectReason, Rejected};
 use tokio::sync::watch;
 
 use super::*;
@@ -348,6 +349,50 @@ async fn a_level_lowered_while_nothing_ran_is_carried_through_at_the_start() {
     assert_eq!(lost[&LossReason::Purged], [0, 0, 0, 500], "before anything is sent");
     running.wait().await.unwrap();
     assert_eq!(numbers(&back), 500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lowered_level_removes_dead_letters_above_it_at_once_and_at_a_start() {
+    let ring = MemoryRing::new(RingOptions::default());
+    let ring: Arc<dyn Ring> = Arc::new(NeverClosed(ring));
+    let dir = tempfile::tempdir().unwrap();
+    let dead = dir.path().join("dead/s.jsonl");
+    let sink = Fake::new("s", |_, batch| {
+        let refuse = |(seq, _)| Rejected { seq, reason: RejectReason::Invalid, detail: "no".into() };
+        Answer::TakeBut(batch.iter().step_by(7).map(refuse).collect())
+    });
+    let parts = |level| {
+        let source = Counting { levels: vec![1, 2, 3], ..Counting::new(0, 300) };
+        let mut p = parts(&ring, source, &[&sink]);
+        p.options.level = Some(level);
+        p.options.until = Until::Stopped;
+        p.sinks[0].options.dead_letters = Some(dead.clone());
+        p
+    };
+    let levels = || {
+        let text = std::fs::read_to_string(&dead).unwrap();
+        let levels = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        levels.map(|l| l["telemetryLevel"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let told = || {
+        let audit = ring.chain_read(Chain::Audit, 1, 100).unwrap();
+        let entries = audit.iter().map(|e| serde_json::from_slice::<serde_json::Value>(&e.data).unwrap());
+        entries.filter(|e| e["what"] == "level").last().unwrap()
+    };
+    let running = Pipeline::start(parts(TelemetryLevel::Full)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert!(["Basic", "Enhanced", "Full"].iter().all(|l| levels().iter().any(|k| k == l)), "{:?}", levels());
+    let full = levels().iter().filter(|l| *l == "Full").count();
+    running.handle().control().set_level(Some(TelemetryLevel::Enhanced), &Who("test".into())).await.unwrap();
+    assert!(levels().iter().all(|l| l != "Full") && levels().iter().any(|l| l == "Enhanced"));
+    assert_eq!(told()["dead_letters"], full);
+    running.stop(Duration::ZERO).await.unwrap();
+    let enhanced = levels().iter().filter(|l| *l == "Enhanced").count();
+
+    let running = Pipeline::start(parts(TelemetryLevel::Basic)).await.unwrap();
+    assert_eq!(told()["dead_letters"], enhanced);
+    assert!(!levels().is_empty() && levels().iter().all(|l| l == "Basic"));
+    running.stop(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -521,7 +521,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_line_of_progress_is_gone_before_the_summary_is_told() {
-        for _ in 0..200 {
+        for _ in 0..20 {
             let line = Line::default();
             let bar =
                 ProgressBar::with_draw_target(None, ProgressDrawTarget::term_like(Box::new(line.clone())));

@@ -376,8 +376,8 @@ async fn a_lowered_level_removes_dead_letters_above_it_at_once_and_at_a_start() 
     };
     let told = || {
         let audit = ring.chain_read(Chain::Audit, 1, 100).unwrap();
-        let entries = audit.iter().map(|e| serde_json::from_slice::<serde_json::Value>(&e.data).unwrap());
-        entries.filter(|e| e["what"] == "level").last().unwrap()
+        let mut entries = audit.iter().map(|e| serde_json::from_slice::<serde_json::Value>(&e.data).unwrap());
+        entries.rfind(|e| e["what"] == "level").unwrap()
     };
     let running = Pipeline::start(parts(TelemetryLevel::Full)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(100)).await;

@@ -125,7 +125,7 @@ pub(super) fn run(checked: Checked, path: Option<&Path>, look: &Look, ends: Ends
         };
         let (control, places) = (checked.control().clone(), Places::of(checked.config()));
         let again = path.map(|path| (path.to_owned(), checked.config().clone()));
-let Some(mut parts) = open(checked, until, &mut signals).await? else {
+        let Some(mut parts) = open(checked, until, &mut signals).await? else {
             return Ok(Ran { exit: Exit::Ok, complete: false });
         };
         let reader = match ends {

@@ -460,7 +460,8 @@ pub struct ChainEntry {
 ///   allowed. All can be called from any thread.
 /// * Nothing panics, whatever the files hold.
 pub trait Ring: fmt::Debug + Send + Sync + 'static {
-    /// Waits for room as the full-policy says, then hands over a ticket for durability.
+    /// Waits for room as the full-policy says, then hands over a ticket for durability. A group without
+    /// blocks needs none: a ring that is full takes it too.
     ///
     /// # Errors
     /// See [`AppendError`]. An error here or in the ticket means: not stored, not counted.

@@ -204,7 +204,9 @@ impl MemoryRing {
         let now = (self.options.now)();
         inner.expire(&self.options);
         let Some(need) = group.as_ref().map(|g| g.raw_bytes) else { return Err(AppendError::Closed) };
-        while inner.bytes + need > self.options.bound() {
+        // an account is always taken
+        let holds = group.as_ref().is_some_and(|g| !g.blocks.is_empty());
+        while holds && inner.bytes + need > self.options.bound() {
             match self.options.full {
                 FullPolicy::DropNewest => return Err(AppendError::Full),
                 FullPolicy::Block => return Ok(None),

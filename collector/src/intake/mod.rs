@@ -392,18 +392,10 @@ impl Task {
                 self.pause = PAUSE_FIRST;
             }
             queue::Done::Failed(AppendError::Closed) => return Err(IntakeError::Closed),
-            queue::Done::Failed(e @ (AppendError::Full | AppendError::TooLarge { .. })) => {
-                let reason = match e {
-                    AppendError::Full => DropReason::RingFull,
-                    _ => DropReason::Oversize,
-                };
-                let events = self.queue.give_up_first(reason);
-                self.counters.add_dropped(reason, events);
-                if reason == DropReason::Oversize {
-                    error!(events, error = %e, "a group that the ring can never hold was dropped and counted");
-                }
-            }
             queue::Done::Failed(e) => {
+                if self.give_up(&e) {
+                    return Ok(());
+                }
                 self.count_refused();
                 if self.counters.ring_trouble(Some(e.to_string())) {
                     warn!(error = %e, "events wait: the ring cannot write");
@@ -417,6 +409,21 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    /// Gives up what the ring has no place for, and counts it; `false` when there is nothing to give up.
+    fn give_up(&mut self, e: &AppendError) -> bool {
+        let reason = match e {
+            AppendError::Full => DropReason::RingFull,
+            AppendError::TooLarge { .. } => DropReason::Oversize,
+            _ => return false,
+        };
+        let Some(events) = self.queue.give_up_first(reason) else { return false };
+        self.counters.add_dropped(reason, events);
+        if reason == DropReason::Oversize {
+            error!(events, error = %e, "a group that the ring can never hold was dropped and counted");
+        }
+        true
     }
 
     fn command(&mut self, command: Command) {

@@ -201,17 +201,20 @@ impl Queue {
     }
 
     /// The events of the first group are given up; their account and the positions go on.
-    /// Returns how many they were.
-    pub fn give_up_first(&mut self, reason: DropReason) -> u64 {
-        let Some(first) = self.waiting.front_mut() else { return 0 };
-        let events = first.events;
+    /// Returns how many they were; `None` when nothing is left to give up.
+    pub fn give_up_first(&mut self, reason: DropReason) -> Option<u64> {
+        let first = self.waiting.front_mut()?;
         if first.group.blocks.is_empty() {
-            // it cannot be for its size; positions that are too long are no positions
-            first.group.intake.positions.clear();
+            // positions that are too long are no positions
+            let positions = &mut first.group.intake.positions;
+            let too_long = reason == DropReason::Oversize && !positions.is_empty();
+            return too_long.then(|| positions.clear()).map(|()| 0);
         }
+        let events = first.events;
         first.group.blocks.clear();
+        first.weigh();
         first.count_dropped(reason, events);
-        events
+        Some(events)
     }
 
     /// Takes events above a level out of the groups that the ring has not taken.

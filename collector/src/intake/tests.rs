@@ -23,6 +23,9 @@ struct Flaky {
     inner: Arc<dyn Ring>,
     /// Appends fail.
     read_only: AtomicBool,
+    /// What appends are refused with, whatever the group holds.
+    refuses: Mutex<Option<AppendError>>,
+    refused: AtomicU64,
     /// So many of the next tickets fail.
     bad_tickets: AtomicU64,
     /// Tickets wait until they are let go.
@@ -35,6 +38,8 @@ impl Flaky {
         Arc::new(Flaky {
             inner: MemoryRing::shared(options),
             read_only: AtomicBool::new(false),
+            refuses: Mutex::default(),
+            refused: AtomicU64::new(0),
             bad_tickets: AtomicU64::new(0),
             hold: AtomicBool::new(false),
             held: Mutex::default(),
@@ -47,6 +52,11 @@ impl Ring for Flaky {
         Box::pin(async move {
             if self.read_only.load(Ordering::Relaxed) {
                 return Err(AppendError::ReadOnly("no room left".into()));
+            }
+            if let Some(e) = self.refuses.lock().unwrap().clone() {
+                // who asks without a pause would never let the test end
+                assert!(self.refused.fetch_add(1, Ordering::Relaxed) < 1000, "asked again and again");
+                return Err(e);
             }
             let (done, ticket) = oneshot::channel();
             let bad =
@@ -312,6 +322,44 @@ async fn a_full_ring_that_keeps_the_old_counts_the_new_as_dropped() {
     assert!(account.dropped[&DropReason::RingFull] > 0);
     assert_eq!(b.ring.source_position("src"), Some(vec![99]), "the source went on");
     assert_eq!(b.counters.dropped(DropReason::RingFull), account.dropped[&DropReason::RingFull]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ring_that_refuses_an_account_too_is_asked_again_after_pauses() {
+    let too_large = AppendError::TooLarge { bytes: 9, bound: 1 };
+    for (refusal, reason) in [(AppendError::Full, DropReason::RingFull), (too_large, DropReason::Oversize)] {
+        let b = bench(RingOptions::default(), IntakeConfig::default());
+        *b.ring.refuses.lock().unwrap() = Some(refusal.clone());
+        b.out.send(batch(0..10, 2), vec![1]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let refused = b.ring.refused.load(Ordering::Relaxed);
+        assert!((3..30).contains(&refused), "{refusal}: asked {refused} times");
+        assert_eq!(b.counters.dropped(reason), 10, "{refusal}");
+        assert!(b.counters.trouble().is_some(), "{refusal}");
+        *b.ring.refuses.lock().unwrap() = None;
+        b.out.send(batch(10..20, 2), vec![2]).await.unwrap();
+        tokio::time::sleep(PAUSE_MOST * 2).await;
+        let account = closed(&*b.ring);
+        assert_eq!((account.read, account.dropped), (20, BTreeMap::from([(reason, 10)])), "{refusal}");
+        assert_eq!(stored(&*b.ring), (10..20).collect::<Vec<_>>());
+        assert_eq!(b.ring.source_position("src"), Some(vec![2]));
+        assert_eq!(b.counters.trouble(), None);
+        drop(b.out);
+        b.task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_goes_on_behind_what_a_full_ring_refused() {
+    let b = bench(RingOptions::default(), IntakeConfig::default());
+    *b.ring.refuses.lock().unwrap() = Some(AppendError::Full);
+    b.out.send(batch(0..10, 2), vec![1]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    *b.ring.refuses.lock().unwrap() = None;
+    tokio::time::sleep(PAUSE_MOST).await;
+    assert_eq!(b.ring.source_position("src"), Some(vec![1]), "its position was not given up");
+    drop(b.out);
+    b.task.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -413,12 +413,19 @@ impl SledRing {
             return Err(AppendError::ReadOnly(why.clone()));
         }
         let Some(need) = group.as_ref().map(|g| g.need) else { return Err(AppendError::Closed) };
-        let budget = self.shared.budget(&state);
-        if need > budget {
-            return Err(AppendError::TooLarge { bytes: need, bound: budget });
-        }
-        if options.full != FullPolicy::DropOldest && state.live_bytes() + state.queued + need > budget {
-            return if options.full == FullPolicy::DropNewest { Err(AppendError::Full) } else { Ok(false) };
+        // an account is always taken: who is refused has nothing left of it to give up
+        if group.as_ref().is_some_and(|g| !g.blocks.is_empty()) {
+            let budget = self.shared.budget(&state);
+            if need > budget {
+                return Err(AppendError::TooLarge { bytes: need, bound: budget });
+            }
+            if options.full != FullPolicy::DropOldest && state.live_bytes() + state.queued + need > budget {
+                return if options.full == FullPolicy::DropNewest {
+                    Err(AppendError::Full)
+                } else {
+                    Ok(false)
+                };
+            }
         }
         if state.queued > 0 && state.queued + need > options.queue_bytes {
             return Ok(false);

@@ -56,13 +56,22 @@ fn first_to_go(state: &State, class: Option<Class>) -> Option<u64> {
 }
 
 impl Writer {
+    /// Where the segment that is written to ends. `account`: for a group without blocks, which was let in
+    /// over the budget. It goes into the segment's worth that is left: a segment that holds blocks gets
+    /// to three quarters by it, and one that holds none goes at a quarter, as the book has its sums.
+    pub fn full_at(&self, need: u64, account: bool) -> u64 {
+        let full = self.shared.segment_bytes();
+        if account && !self.fits(need) { full / 4 * 3 } else { full }
+    }
+
     /// Lets go of what is needed for `need` bytes more.
-    pub fn make_room(&mut self, need: u64) -> io::Result<()> {
+    pub fn make_room(&mut self, need: u64, account: bool) -> io::Result<()> {
         if self.fits(need) {
             return Ok(());
         }
         // what the sinks have settled goes first
-        let settled = self.active.as_ref().is_some_and(|a| a.len > HEADER_LEN as u64) && {
+        let least = if account { self.shared.segment_bytes() / 4 } else { HEADER_LEN as u64 };
+        let settled = self.active.as_ref().is_some_and(|a| a.len > least) && {
             let state = self.shared.lock();
             self.active.as_ref().and_then(|a| state.segments.get(&a.number)).is_some_and(|s| s.is_dead())
         };

@@ -15,7 +15,7 @@ use crate::age::Ages;
 use crate::disk::DiskFile;
 use crate::group::CheckedBlock;
 use crate::ledger::{Block, Key, Place};
-use crate::{AppendError, Health, Intake, RingError, runs};
+use crate::{AppendError, FullPolicy, Health, Intake, RingError, runs};
 
 /// Parts of frames up to this size are copied together to be written at once; copying more costs
 /// more than another call.
@@ -248,8 +248,9 @@ impl Writer {
         intake: &Intake,
         need: u64,
     ) -> io::Result<Vec<Block>> {
-        self.make_room(need)?;
-        let full = self.shared.segment_bytes();
+        let account = new.is_empty() && self.shared.options.full != FullPolicy::DropOldest;
+        self.make_room(need, account)?;
+        let full = self.full_at(need, account);
         if self.active.as_ref().is_some_and(|a| a.len > HEADER_LEN as u64 && a.len + need > full) {
             self.seal();
         }

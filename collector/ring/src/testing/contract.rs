@@ -35,6 +35,7 @@ pub const ALL: &[(&str, Test)] = &[
     ("normal goes before critical", normal_goes_before_critical),
     ("what went in flight counts as the settlement says", evicted_in_flight),
     ("drop_newest refuses and keeps", drop_newest_refuses),
+    ("a group without blocks finds room in a full ring", an_account_finds_room),
     ("block waits for the sinks", block_waits),
     ("a purge removes events and counts them", a_purge_removes),
     ("a purge takes a part of an event and counts none", a_purge_of_fields),
@@ -333,6 +334,39 @@ fn drop_newest_refuses(make: MakeRing<'_>) {
     ring.plan(&sink, range(1, stored).into()).expect("planned");
     ring.settle(&sink, range(1, stored).into(), &delivered([0, 0, stored, 0])).expect("settled");
     assert_eq!(append(&*ring, vec![block(&[2], 3)]), range(stored + 1, stored + 1), "room again");
+}
+
+fn an_account_finds_room(make: MakeRing<'_>) {
+    let ring = make(RingOptions { full: FullPolicy::DropNewest, ..options() });
+    ring.attach(&SinkId::new("s"), StartAt::Oldest).expect("attached");
+    let mut stored = 0;
+    // to the brim
+    for size in [256 << 10, 16 << 10] {
+        for n in 0..2000 {
+            let one = group(vec![sized_block(&[2], n, size)]);
+            match wait(async { ring.append(one).await?.await }) {
+                Ok(_) => stored += 1,
+                Err(e) => {
+                    assert_eq!(e, AppendError::Full);
+                    break;
+                }
+            }
+        }
+    }
+    for n in 1..=200u64 {
+        let intake = Intake {
+            read: 3,
+            dropped: [(DropReason::RingFull, 3)].into(),
+            positions: [("src".to_owned(), vec![n as u8; Intake::MAX_POSITION])].into(),
+        };
+        let taken = wait(async { ring.append(Group { blocks: Vec::new(), intake }).await?.await });
+        assert_eq!(taken, Ok(None), "account {n}");
+        assert_eq!(ring.source_position("src"), Some(vec![n as u8; Intake::MAX_POSITION]));
+    }
+    let account = closed_account(&*ring);
+    assert_eq!((account.read, account.dropped[&DropReason::RingFull]), (stored + 600, 600));
+    let status = ring.status();
+    assert!(status.disk_bytes <= status.bound_bytes, "{status:?}");
 }
 
 fn block_waits(make: MakeRing<'_>) {

@@ -2,17 +2,18 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use tidegate_proto::ids::{Seq, SinkId};
-use tidegate_proto::level::LossReason;
+use tidegate_proto::level::{DropReason, LossReason};
 
 use super::open;
 use crate::crypt::Keys;
 use crate::disk::fake::FakeDisk;
 use crate::store::SledRing;
 use crate::testing::contract::{ALL_OF_IT, all_texts, append, closed_account, delivered, options, range};
-use crate::testing::{TextRule, block, sized_block, text};
-use crate::{Chain, Compression, ReadLimit, Ring, RingOptions, StartAt};
+use crate::testing::{TextRule, block, sized_block, text, wait};
+use crate::{Chain, Compression, FullPolicy, Group, Intake, ReadLimit, Ring, RingOptions, StartAt};
 
 fn on_disk(path: &Path) -> u64 {
     let entries = std::fs::read_dir(path).expect("folder").flatten();
@@ -119,6 +120,45 @@ fn a_purged_event_can_be_found_in_no_file() {
     let left = ring.read(Seq(2), ALL_OF_IT).expect("readable");
     assert_eq!(all_texts(&left), [text(2, 0), text(3, 0)]);
     closed_account(&ring);
+}
+
+#[test]
+fn an_account_is_taken_by_a_ring_that_was_made_smaller() {
+    for full in [FullPolicy::DropNewest, FullPolicy::Block] {
+        let disk = FakeDisk::default();
+        let open = |bound_bytes| {
+            let options = RingOptions { bound_bytes, full, ..options() };
+            SledRing::over(Box::new(disk.clone()), disk.book(), options, None).expect("opened")
+        };
+        let sink = SinkId::new("s");
+        let ring = open(16 << 20);
+        ring.attach(&sink, StartAt::Oldest).expect("attached");
+        for n in 0..100 {
+            append(&ring, vec![sized_block(&[2], n, 100_000)]);
+        }
+        drop(ring);
+        let ring = open(RingOptions::MIN_BOUND);
+        let before = disk.used();
+        for n in 0..3000u64 {
+            let intake = Intake {
+                read: 2,
+                dropped: [(DropReason::RingFull, 2)].into(),
+                positions: [("src".to_owned(), n.to_le_bytes().to_vec())].into(),
+            };
+            let group = Group { blocks: Vec::new(), intake };
+            let mut append = ring.append(group);
+            let at_once = append.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            let Poll::Ready(Ok(ticket)) = at_once else { panic!("{full:?}, account {n}: {at_once:?}") };
+            assert_eq!(wait(ticket), Ok(None));
+        }
+        let after = disk.used();
+        assert!(after < before + (96 << 10), "{full:?}: {before} became {after}");
+        drop(ring);
+        let ring = open(RingOptions::MIN_BOUND);
+        let account = closed_account(&ring);
+        assert_eq!((account.read, account.sinks[&sink].held[2]), (6100, 100), "{full:?}");
+        assert_eq!(ring.source_position("src"), Some(2999u64.to_le_bytes().to_vec()));
+    }
 }
 
 #[test]
@@ -300,7 +340,7 @@ fn a_small_disk_that_is_full_is_mended_by_room() {
     let mut stored = 0;
     let full = loop {
         let group = crate::testing::group(vec![sized_block(&[2], stored, 60_000)]);
-        match crate::testing::wait(async { ring.append(group).await?.await }) {
+        match wait(async { ring.append(group).await?.await }) {
             Ok(_) => stored += 1,
             Err(e) => break e,
         }
@@ -311,7 +351,7 @@ fn a_small_disk_that_is_full_is_mended_by_room() {
         ring.settle(&sink, range(n, n).into(), &delivered([0, 0, 1, 0])).expect("settled on a full disk");
     }
     let mut watch = ring.watch();
-    crate::testing::wait(watch.wait_for(|s| s.health == crate::Health::Good)).expect("it recovers");
+    wait(watch.wait_for(|s| s.health == crate::Health::Good)).expect("it recovers");
     append(&ring, vec![block(&[2], 1)]);
     closed_account(&ring);
 }

@@ -279,12 +279,24 @@ fn read_fixed<const N: usize>(from: &mut dyn io::Read) -> Result<[u8; N], Bundle
     }
 }
 
+/// Nothing may follow: what is not signed would be taken for a part of it.
+fn ends(from: &mut dyn io::Read) -> Result<(), BundleError> {
+    match from.take(1).read_to_end(&mut Vec::new())? {
+        0 => Ok(()),
+        _ => Err(BundleError::Damaged("more follows than belongs to it")),
+    }
+}
+
 fn read_head(from: &mut dyn io::Read, magic: &[u8; 8]) -> Result<(), BundleError> {
     if read_fixed::<8>(from)? != *magic {
         return Err(BundleError::Damaged("another kind of file"));
     }
     let version = u16::from_le_bytes(read_fixed(from)?);
-    if version > VERSION { Err(BundleError::Newer(version)) } else { Ok(()) }
+    match version {
+        0 => Err(BundleError::Damaged("a version that never was")),
+        1..=VERSION => Ok(()),
+        _ => Err(BundleError::Newer(version)),
+    }
 }
 
 /// A block's row in the manifest.
@@ -363,9 +375,9 @@ impl<R: io::Read> Bundle<R> {
     /// The next block, verified. `None` at the end.
     ///
     /// # Errors
-    /// When it is damaged or cut.
+    /// When it is damaged or cut, or something follows its end.
     pub fn next_block(&mut self) -> Result<Option<StoredBlock>, BundleError> {
-        let Some(row) = self.rows.next() else { return Ok(None) };
+        let Some(row) = self.rows.next() else { return ends(&mut self.from).map(|()| None) };
         let stored = read_part(&mut self.from)?;
         let digest = self.digests.get(self.next..self.next + 32);
         self.next += 32;
@@ -410,6 +422,15 @@ pub struct Settled {
     pub lost: BTreeMap<LossReason, PerLevel>,
 }
 
+/// What taking a receipt has settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Runs that were not settled before.
+    pub runs: u64,
+    /// Events delivered in these, per telemetry level.
+    pub delivered: PerLevel,
+}
+
 /// What became of the runs of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
@@ -451,6 +472,7 @@ impl Receipt {
         read_head(from, RECEIPT)?;
         let body = read_part(from)?;
         verify(trusted, RECEIPT, &body, &read_fixed::<64>(from)?)?;
+        ends(from)?;
         let mut d = Dec(&body);
         let read = (|| {
             let epoch = d.n()?;
@@ -466,17 +488,17 @@ impl Receipt {
     }
 
     /// Settles the runs for the sink they were exported under. A receipt may be taken twice.
-    /// Returns how many runs were not settled before.
+    /// Returns what was not settled before.
     ///
     /// # Errors
     /// [`BundleError::OtherRing`], and as [`Ring::settle`].
-    pub fn settle(&self, ring: &dyn Ring, sink: &SinkId) -> Result<u64, BundleError> {
+    pub fn settle(&self, ring: &dyn Ring, sink: &SinkId) -> Result<Taken, BundleError> {
         let epoch = ring.status().epoch;
         if epoch != self.epoch {
             return Err(BundleError::OtherRing { receipt: self.epoch, ring: epoch });
         }
         let planned = ring.status().cursors.get(sink).map(|c| c.planned.clone()).unwrap_or_default();
-        let mut settled = 0;
+        let mut taken = Taken::default();
         for Settled { range, delivered, rejected, lost } in &self.runs {
             let outcome = Settlement {
                 delivered: *delivered,
@@ -485,9 +507,12 @@ impl Receipt {
                 receipt: self.detail.clone(),
             };
             ring.settle(sink, (*range).into(), &outcome)?;
-            settled += u64::from(planned.contains(&(*range).into()));
+            if planned.contains(&(*range).into()) {
+                taken.runs += 1;
+                crate::ledger::add(&mut taken.delivered, delivered);
+            }
         }
-        Ok(settled)
+        Ok(taken)
     }
 }
 

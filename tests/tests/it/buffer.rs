@@ -333,6 +333,37 @@ fn damage_is_found_without_touching_a_file_then_set_aside_and_counted() {
 }
 
 #[test]
+fn receipts_taken_again_count_nothing_and_a_longer_bundle_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let edge = configuration(&dir.path().join("edge"), "edge-7", "[intake]\nseal_bytes = \"8KiB\"\n");
+    let hub = configuration(&dir.path().join("hub"), "hub", &directory(&dir.path().join("out")));
+    let (key, public) = key(dir.path(), "key");
+    let stored = fill(&edge);
+    let import = |bundle: &Path| buffer(&hub, &["import", text(bundle), "--trust", &public, "--key", &key]);
+    let bundles = ["a", "b"].map(|n| dir.path().join(n).with_extension("bundle"));
+    for (bundle, most) in bundles.iter().zip(["100", "1000000"]) {
+        buffer(&edge, &["export", "--to", text(bundle), "--key", &key, "--max-events", most]).code(0);
+        let mut longer = std::fs::read(bundle).unwrap();
+        longer.push(b'?');
+        let twisted = bundle.with_extension("longer");
+        std::fs::write(&twisted, longer).unwrap();
+        import(&twisted).code(65).says("more follows");
+        import(bundle).code(0);
+    }
+    let receipts = bundles.map(|b| b.with_extension("receipt"));
+    let settle = |receipts: &[&str]| {
+        let args = [&["settle", "--json", "--trust", &public][..], receipts].concat();
+        let told = buffer(&edge, &args).code(0).json();
+        ["runs", "new", "delivered"].map(|n| told[n].as_u64().unwrap())
+    };
+    let [one, both] = [&[text(&receipts[0])][..], &[text(&receipts[0]), text(&receipts[1])]];
+    let first = settle(one)[2];
+    assert!(0 < first && first < stored);
+    assert_eq!(settle(both), [2, 1, stored - first], "what was settled before counts once");
+    assert_eq!(settle(both), [2, 0, 0]);
+}
+
+#[test]
 fn a_ring_with_a_key_holds_no_readable_event_and_opens_only_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let lines = dir.path().join("in.jsonl");

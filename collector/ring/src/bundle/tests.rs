@@ -62,11 +62,14 @@ fn events_travel_with_their_places_and_the_receipt_settles_them() {
     receipt.write(&hub, &mut bytes).expect("written");
     let taken = Receipt::read(&mut &bytes[..], &[hub.public()]).expect("sound");
     assert_eq!(taken, receipt);
-    assert_eq!(taken.settle(&ring, &sink).expect("settled"), 1);
-    assert_eq!(taken.settle(&ring, &sink).expect("settled already"), 0);
+    let now = taken.settle(&ring, &sink).expect("settled");
+    assert_eq!(now, Taken { runs: 1, delivered });
+    assert_eq!(taken.settle(&ring, &sink).expect("settled already"), Taken::default());
     ring.account().check().expect("closes");
     assert_eq!(ring.status().cursors[&sink].settled, Seq(4));
     assert_eq!(ring.chain_read(Chain::Receipts, 1, 9).expect("chain").len(), 1);
+    let longer = [&bytes[..], b"?"].concat();
+    assert!(matches!(Receipt::read(&mut &longer[..], &[hub.public()]), Err(BundleError::Damaged(_))));
     let other = Receipt { epoch: origin.epoch ^ 1, ..receipt };
     assert!(matches!(other.settle(&ring, &sink), Err(BundleError::OtherRing { .. })));
     assert!(matches!(Receipt::read(&mut &bytes[..], &[edge.public()]), Err(BundleError::Untrusted)));
@@ -88,6 +91,10 @@ fn a_changed_or_cut_bundle_is_refused_wherever_it_was_touched() {
         assert!(read(&bad).is_err(), "flipped at {n}");
         assert!(read(&bytes[..n]).is_err(), "cut at {n}");
     }
+    let longer = [&bytes[..], b"?"].concat();
+    assert!(matches!(read(&longer), Err(BundleError::Damaged(_))), "bytes behind its end");
+    let ring = Bundle::open(&longer[..], &[edge.public()]).expect("sound so far").into_ring();
+    assert!(matches!(ring, Err(BundleError::Damaged(_))));
     let mut newer = bytes.clone();
     newer[8] = 9;
     assert!(matches!(read(&newer), Err(BundleError::Newer(9))));

@@ -215,11 +215,12 @@ pub(super) fn settle(args: &Settle) -> Done {
     }
     let ring = open(&config)?;
     let sink = SinkId::new(&args.sink);
-    let (mut runs, mut events, mut new) = (0, 0, 0);
+    let (mut runs, mut events, mut new) = (0, 0u64, 0u64);
     for (path, receipt) in &receipts {
-        new += receipt.settle(&ring, &sink).map_err(|e| failed(path, &e))?;
+        let taken = receipt.settle(&ring, &sink).map_err(|e| failed(path, &e))?;
+        new += taken.runs;
+        events += super::sum(&taken.delivered);
         runs += receipt.runs.len();
-        events += receipt.runs.iter().map(|r| super::sum(&r.delivered)).sum::<u64>();
     }
     let settled = ring.status().cursors.get(&sink).map_or(0, |c| c.settled.0);
     let value = json!({ "receipts": receipts.len(), "runs": runs, "new": new, "delivered": events, "settled": settled });

@@ -248,6 +248,16 @@ pub enum RingError {
     /// The book failed.
     #[error("the ring's book failed: {0}")]
     Book(String),
+    /// A newer version wrote it.
+    #[error("{what} has format {version}, this version reads up to {known}: use the version that wrote it")]
+    Newer {
+        /// What of it.
+        what: String,
+        /// Its format.
+        version: u64,
+        /// The highest that is read.
+        known: u64,
+    },
     /// The ring was closed.
     #[error("the ring is closed")]
     Closed,

@@ -76,6 +76,11 @@ pub(super) fn assemble_failure(error: &AssembleError) -> Failure {
                         work now, and [ring] path can name a copy elsewhere";
             (Exit::CantCreate, hint)
         }
+        AssembleError::Ring { source: RingError::Newer { .. }, .. } => {
+            let hint =
+                "nothing that it holds was changed; [ring] path can name another folder for this version";
+            (Exit::Data, hint)
+        }
         AssembleError::Ring { .. } => {
             (Exit::CantCreate, "check that the folder can be written and its disk has room")
         }

@@ -13,7 +13,7 @@ pub(super) enum Exit {
     Ok = 0,
     /// Wrong flags or arguments.
     Usage = 64,
-    /// The input is damaged, cut, or no input of this kind.
+    /// The input is damaged, cut, no input of this kind, or of a newer version.
     Data = 65,
     /// The input is not there or may not be read.
     NoInput = 66,

@@ -51,7 +51,7 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, 64 wrong use, 65 damaged or wrong input data, 66 no such input, 69 what is \
+Exit codes: 0 done, 64 wrong use, 65 damaged or wrong input data, or of a newer version, 66 no such input, 69 what is \
 needed is not to be had, 73 cannot create the output, 74 input/output error, 75 try again later (events are \
 kept), 77 a right is missing, 78 wrong configuration.";
 

@@ -298,8 +298,7 @@ fn damage_is_found_without_touching_a_file_then_set_aside_and_counted() {
     let ring = dir.path().join("ring");
     let sound = buffer(&config, &["verify", "--json"]).code(0).json();
     assert_eq!((sound["sound"].as_bool(), sound["events"].as_u64()), (Some(true), Some(stored)));
-    let segment = files(&ring).into_iter().map(|f| f.0).find(|n| n.extension().is_some_and(|e| e == "seg"));
-    let segment = ring.join(segment.unwrap());
+    let segment = segment(&ring);
     let mut bytes = std::fs::read(&segment).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle..middle + 16].fill(0xa5);
@@ -330,6 +329,68 @@ fn damage_is_found_without_touching_a_file_then_set_aside_and_counted() {
         delivered == stored || delivered > 0 && report.contains("count as lost"),
         "{delivered}: {report}"
     );
+}
+
+/// The first segment of a ring.
+fn segment(ring: &Path) -> PathBuf {
+    let found = files(ring).into_iter().map(|f| f.0).find(|n| n.extension().is_some_and(|e| e == "seg"));
+    ring.join(found.unwrap())
+}
+
+#[test]
+fn one_repair_mends_a_damaged_header() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = configuration(dir.path(), "here", "");
+    let stored = fill(&config);
+    let segment = segment(&dir.path().join("ring"));
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[3] ^= 0x5a;
+    std::fs::write(&segment, bytes).unwrap();
+    buffer(&config, &["verify"]).code(65).says("tidegate buffer repair");
+    let mended = buffer(&config, &["repair", "--json"]).code(0).json();
+    assert_eq!(mended["segments"].as_u64(), Some(1), "{mended}");
+    let sound = buffer(&config, &["verify", "--json"]).code(0).json();
+    assert_eq!((sound["sound"].as_bool(), sound["events"].as_u64()), (Some(true), Some(stored)));
+    let again = buffer(&config, &["repair"]).code(0);
+    assert!(again.stdout.contains("nothing was damaged"), "{}", again.stdout);
+}
+
+#[test]
+fn stray_files_beside_the_segments_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = configuration(dir.path(), "here", "");
+    let stored = fill(&config);
+    let segments = dir.path().join("ring/segments");
+    let stray = ["1.seg", "ffffffffffffffff.seg"].map(|n| segments.join(n));
+    stray.iter().for_each(|f| std::fs::write(f, "not of the ring").unwrap());
+    let lines = dir.path().join("more.jsonl");
+    let line = "{\"time\":\"2024-01-01T00:00:00Z\",\"provider\":\"Shop.1\",\"event\":\"Sold\"}\n";
+    std::fs::write(&lines, line.repeat(100)).unwrap();
+    finish(program().arg("replay").arg(&lines).arg("--quiet").arg("-c").arg(&config)).code(0);
+    let sound = buffer(&config, &["verify", "--json"]).code(0).json();
+    assert_eq!((sound["sound"].as_bool(), sound["events"].as_u64()), (Some(true), Some(stored + 100)));
+    stray.iter().for_each(|f| assert_eq!(std::fs::read(f).unwrap(), b"not of the ring"));
+}
+
+#[test]
+fn a_ring_of_a_newer_version_is_refused_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = configuration(dir.path(), "here", "");
+    fill(&config);
+    let segment = segment(&dir.path().join("ring"));
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[8] = 2;
+    let crc = bytes[..48].iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |c, _| c >> 1 ^ if c & 1 == 1 { 0x82f6_3b78 } else { 0 })
+    });
+    bytes[48..52].copy_from_slice(&(!crc).to_le_bytes());
+    std::fs::write(&segment, bytes).unwrap();
+    let before = files(&dir.path().join("ring/segments"));
+    for command in [&["buffer", "status"][..], &["buffer", "repair"], &["run"]] {
+        let ran = finish(program().args(command).arg("-c").arg(&config)).code(65);
+        ran.says("format 2").says("use the version that wrote it").says("nothing that it holds was changed");
+    }
+    assert!(files(&dir.path().join("ring/segments")) == before);
 }
 
 #[test]

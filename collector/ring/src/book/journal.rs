@@ -17,6 +17,7 @@
 use std::io;
 
 use super::{Change, Row};
+use crate::RingError;
 use crate::disk::{Disk, DiskFile};
 use crate::enc::{Dec, Enc};
 use crate::store::reader::is_damage;
@@ -62,6 +63,11 @@ struct Current {
 pub(crate) enum NoJournal {
     Newer(u16),
     Io(io::Error),
+}
+
+pub(crate) fn newer(version: u16) -> RingError {
+    let (version, known) = (u64::from(version), u64::from(VERSION));
+    RingError::Newer { what: "the journal".to_owned(), version, known }
 }
 
 fn record_crc(salt: u64, at: u64, bytes: &[u8]) -> u32 {
@@ -125,6 +131,9 @@ fn read_file(file: &dyn DiskFile) -> Result<Contents, NoJournal> {
     let version = u16::from_le_bytes(d.fixed().unwrap_or_default());
     if version > VERSION {
         return Err(NoJournal::Newer(version));
+    }
+    if version == 0 {
+        return Ok(Contents::Damaged);
     }
     let _: Option<[u8; 6]> = d.fixed();
     let generation = u64::from_le_bytes(d.fixed().unwrap_or_default());

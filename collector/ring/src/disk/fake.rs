@@ -260,6 +260,13 @@ impl Disk for FakeDisk {
         Ok(Box::new(FakeFile(self.clone(), n)))
     }
 
+    fn create_new(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        if self.lock().names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.create(name)
+    }
+
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let mut inner = self.lock();
         inner.step(false)?;

@@ -16,6 +16,8 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     fn list(&self) -> io::Result<Vec<(String, u64)>>;
     /// A new file for writing; one of that name is replaced.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// A new file for writing; fails with [`io::ErrorKind::AlreadyExists`] where the name is taken.
+    fn create_new(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
     /// A file that is there, for reading.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
     /// A file that is there, for reading and writing.
@@ -56,6 +58,18 @@ impl RealDisk {
     pub fn there(folder: &Path) -> RealDisk {
         RealDisk(folder.to_owned())
     }
+
+    /// Whether anything has a name.
+    pub fn has(&self, name: &str) -> io::Result<bool> {
+        fs::exists(self.0.join(name))
+    }
+
+    fn make(&self, name: &str, options: &mut OpenOptions) -> io::Result<Box<dyn DiskFile>> {
+        options.read(true).write(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+        Ok(Box::new(RealFile(options.open(self.0.join(name))?)))
+    }
 }
 
 impl Disk for RealDisk {
@@ -72,11 +86,11 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        Ok(Box::new(RealFile(options.open(self.0.join(name))?)))
+        self.make(name, OpenOptions::new().create(true).truncate(true))
+    }
+
+    fn create_new(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.make(name, OpenOptions::new().create_new(true))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {

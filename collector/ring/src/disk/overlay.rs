@@ -81,6 +81,15 @@ impl Disk for Overlay {
         self.make(name)
     }
 
+    fn create_new(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let there = match self.at(name) {
+            At::Under(own) => self.under.has(&own)?,
+            At::Over(_) => true,
+            At::Nowhere => false,
+        };
+        if there { Err(io::ErrorKind::AlreadyExists.into()) } else { self.make(name) }
+    }
+
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         match self.at(name) {
             At::Under(own) => self.under.open(&own),
@@ -158,7 +167,8 @@ mod tests {
         disk.remove("a").expect("removed");
         disk.rename("b", "d").expect("renamed");
         disk.open_to_write("c").expect("open").write_at(1, b"!!").expect("written");
-        disk.create("e").expect("made").write_at(0, b"new").expect("written");
+        assert!(disk.create_new("d").is_err() && disk.create_new("c").is_err());
+        disk.create_new("e").expect("made").write_at(0, b"new").expect("written");
         disk.rename("e", "a").expect("renamed");
         assert_eq!(names(&disk), "a3 c3 d1");
         assert_eq!([text(&disk, "a"), text(&disk, "c"), text(&disk, "d")], ["new", "c!!", "b"]);

@@ -75,7 +75,7 @@ impl Header {
             Some((magic, version, kind, epoch, segment, salt, created))
         })();
         let (magic, version, kind, epoch, number, salt, created) = parts.ok_or(NoHeader::Damaged)?;
-        if magic != *FILE_MAGIC {
+        if magic != *FILE_MAGIC || version == 0 {
             return Err(NoHeader::Damaged);
         }
         if version > VERSION {

@@ -196,8 +196,17 @@ impl fmt::Debug for Shared {
     }
 }
 
+/// Numbers of segments are below it.
+pub(crate) const END: u64 = 1 << 62;
+
 pub(crate) fn segment_name(number: u64) -> String {
     format!("{number:016x}.seg")
+}
+
+/// The number in the name of a segment. Others may have files that only look so.
+pub(crate) fn segment_number(name: &str) -> Option<u64> {
+    let number = u64::from_str_radix(name.strip_suffix(".seg")?, 16).ok()?;
+    (number < END && segment_name(number) == name).then_some(number)
 }
 
 impl Shared {

@@ -11,10 +11,10 @@ use std::io;
 use tidegate_proto::level::LossReason;
 
 use super::aside;
-use super::frame::{HEADER_LEN, Head, Header, NoHeader, Totals};
+use super::frame::{self, HEADER_LEN, Head, Header, NoHeader, Totals};
 use super::reader::is_damage;
 use super::scan::{Found, body_is_good, scan, scan_around};
-use super::{Segment, State, segment_name};
+use super::{END, Segment, State, segment_name, segment_number};
 use crate::book::Row;
 use crate::book::record::{BadRecords, Records, SegmentRecord};
 use crate::disk::Disk;
@@ -83,10 +83,8 @@ pub(crate) fn recover(
     let records = match Records::decode(rows.iter().map(|(k, v)| (&k[..], &v[..]))) {
         Ok(records) => records,
         Err(BadRecords::Newer(version)) => {
-            return Err(RingError::Book(format!(
-                "it has format {version}, this version reads up to {}: use the version that wrote it",
-                crate::book::record::VERSION
-            )));
+            let (what, known) = ("the book".to_owned(), crate::book::record::VERSION);
+            return Err(RingError::Newer { what, version, known });
         }
         Err(BadRecords::Damaged(what)) => {
             state.report(format!("the book is damaged ({what}) and is made anew from the segments"));
@@ -137,7 +135,10 @@ impl Recovery<'_> {
     fn segments(&mut self) -> Result<u64, RingError> {
         let mut found: Vec<(u64, u64, Result<Header, NoHeader>)> = Vec::new();
         for (name, len) in self.named()? {
-            let Some(number) = name.strip_suffix(".seg").and_then(|n| u64::from_str_radix(n, 16).ok()) else {
+            let Some(number) = segment_number(&name) else {
+                if name.ends_with(".seg") {
+                    tracing::warn!("{name} is no segment of this ring: left alone");
+                }
                 continue;
             };
             self.state.next_segment = self.state.next_segment.max(number);
@@ -146,10 +147,10 @@ impl Recovery<'_> {
         }
         found.sort_by_key(|f| f.0);
         let next = self.records.meta.as_ref().map_or(0, |m| m.next_segment);
-        self.state.next_segment = self.state.next_segment.max(next);
-        for n in self.records.segments.keys() {
-            self.state.next_segment = self.state.next_segment.max(*n);
-        }
+        let told = self.records.segments.keys().copied().chain([next]);
+        // a file with a number like no segment's was counted once
+        let told = told.filter(|n| *n < END).max().unwrap_or(0);
+        self.state.next_segment = self.state.next_segment.max(told);
         let newest = found.iter().rev().find_map(|f| f.2.ok());
         let epoch = self.records.meta.as_ref().map(|m| m.epoch).or(newest.map(|h| h.epoch));
         let epoch = epoch.unwrap_or_else(crate::group::random_epoch);
@@ -183,20 +184,34 @@ impl Recovery<'_> {
         }
     }
 
+    /// Refuses a segment of a newer version, before anything is changed.
+    fn refuse(&self, name: &str, version: u16) -> Result<(), RingError> {
+        let record = segment_number(name).map(|n| self.records.segments.get(&n));
+        // a file of another's, or one that is not needed any more
+        if record.is_none_or(|r| r == Some(&SegmentRecord::Dropped)) {
+            return Ok(());
+        }
+        let (what, known) = (name.to_owned(), u64::from(frame::VERSION));
+        Err(RingError::Newer { what, version: version.into(), known })
+    }
+
     /// The files, after left-overs are removed and swapped names are put right.
     fn named(&mut self) -> Result<Vec<(String, u64)>, RingError> {
         let list = |disk: &dyn Disk| disk.list().map_err(io_error("list the segments"));
-        let mut wrong = Vec::new();
+        let (mut wrong, mut over) = (Vec::new(), Vec::new());
         for (name, _) in list(self.disk)? {
             if name.ends_with(".tmp") {
-                self.disk.remove(&name).map_err(io_error(format!("remove {name}")))?;
+                over.push(name);
+            } else if name.ends_with(".seg") || name.ends_with(".swap") {
+                match self.header(&name)? {
+                    Ok(h) if h.number < END && segment_name(h.number) != name => wrong.push((name, h.number)),
+                    Err(NoHeader::Newer(version)) => self.refuse(&name, version)?,
+                    _ => {}
+                }
             }
-            if (name.ends_with(".seg") || name.ends_with(".swap"))
-                && let Ok(h) = self.header(&name)?
-                && segment_name(h.number) != name
-            {
-                wrong.push((name, h.number));
-            }
+        }
+        for name in over {
+            self.disk.remove(&name).map_err(io_error(format!("remove {name}")))?;
         }
         // in two steps, as names may have been swapped
         let rename = |from: &str, to: &str| {
@@ -231,11 +246,6 @@ impl Recovery<'_> {
             (_, Some(SegmentRecord::Dropped)) => {
                 self.remove.push(number);
                 return Ok(());
-            }
-            (Err(NoHeader::Newer(version)), _) => {
-                return Err(RingError::Book(format!(
-                    "segment {number:016x} has format {version}: use the version that wrote it"
-                )));
             }
             (Ok(header), _) if header.epoch == epoch => header,
             (Err(NoHeader::Damaged), Some(SegmentRecord::Index { salt, kept, .. })) => {

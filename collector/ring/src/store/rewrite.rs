@@ -8,7 +8,7 @@ use tidegate_proto::level::LossReason;
 use tidegate_proto::wire::SchemaInterner;
 
 use super::frame::{HEADER_LEN, Head, Header};
-use super::scan::{Found, scan};
+use super::scan::{Found, header_is_good, scan};
 use super::writer::{Active, append_frame};
 use super::{Shared, segment_name};
 use crate::disk::DiskFile;
@@ -173,6 +173,7 @@ impl Shared {
         let header =
             Header { epoch: self.epoch, number, salt: segment.salt, created_ns: 0, kept: segment.kept };
         let file = self.disk.open(&name).map_err(failed)?;
+        let sound = header_is_good(&*file, &header).map_err(failed)?;
         let old = scan(&*file, header).map_err(failed)?;
         // Windows replaces no file that is open
         drop(file);
@@ -186,7 +187,7 @@ impl Shared {
             }
         }
         let stored: usize = old.frames.iter().map(|f| f.head.blocks().len()).sum();
-        if !matched && stored == fresh.len() && old.damaged.is_empty() {
+        if !matched && stored == fresh.len() && old.damaged.is_empty() && sound {
             return Ok(false);
         }
         // what the state does not need any more is left out: first that must be true of the book too

@@ -245,9 +245,7 @@ impl SledRing {
         let size = Shared::journal_bytes(&options);
         let (journal, journaled) = Journal::load(&*disk, size).map_err(|e| match e {
             NoJournal::Io(source) => RingError::Io { what: "read the journal".to_owned(), source },
-            NoJournal::Newer(version) => {
-                RingError::Book(format!("the journal has format {version}: use the version that wrote it"))
-            }
+            NoJournal::Newer(version) => journal::newer(version),
         })?;
         let book_rows = match book.load() {
             Ok(rows) => Ok(rows),

@@ -39,6 +39,15 @@ struct Scanner<'f> {
     around: bool,
 }
 
+/// Whether a file begins with the header that it should have.
+pub(crate) fn header_is_good(file: &dyn DiskFile, header: &Header) -> io::Result<bool> {
+    let mut bytes = [0; HEADER_LEN];
+    let len = file.read_at(0, &mut bytes)?;
+    let found = Header::decode(bytes.get(..len).unwrap_or_default());
+    // when it was made is told nowhere else
+    Ok(found.is_ok_and(|h| Header { created_ns: header.created_ns, ..h } == *header))
+}
+
 /// Reads the frames of a file; bodies are not looked at.
 pub(crate) fn scan(file: &dyn DiskFile, header: Header) -> io::Result<Scan> {
     scan_file(file, header, false)

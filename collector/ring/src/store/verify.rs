@@ -1,8 +1,8 @@
 //! Reading everything that is held, to say whether it is sound.
 
-use super::frame::{HEADER_LEN, Header};
+use super::frame::Header;
 use super::reader::Unreadable;
-use super::scan::scan;
+use super::scan::{header_is_good, scan};
 use super::{Shared, segment_name};
 use crate::RingError;
 
@@ -52,11 +52,8 @@ impl Shared {
             let header =
                 Header { epoch: self.epoch, number, salt: segment.salt, created_ns: 0, kept: segment.kept };
             let file = self.disk.open(&name).map_err(failed)?;
-            let mut bytes = [0; HEADER_LEN];
-            let len = file.read_at(0, &mut bytes).map_err(failed)?;
-            match Header::decode(bytes.get(..len).unwrap_or_default()) {
-                Ok(h) if h.salt == segment.salt => {}
-                _ => out.problem(format!("the header of segment {number:016x} is damaged")),
+            if !header_is_good(&*file, &header).map_err(failed)? {
+                out.problem(format!("the header of segment {number:016x} is damaged"));
             }
             for (from, to) in scan(&*file, header).map_err(failed)?.damaged {
                 out.problem(format!("bytes {from} to {to} of segment {number:016x} are damaged"));

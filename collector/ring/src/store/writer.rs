@@ -10,7 +10,7 @@ use tidegate_proto::ids::{Seq, SeqRange};
 use tokio::sync::oneshot;
 
 use super::frame::{HEADER_LEN, Head, Header, Totals};
-use super::{Segment, Shared, ToWriter, keeper, segment_name};
+use super::{END, Segment, Shared, ToWriter, keeper, segment_name};
 use crate::age::Ages;
 use crate::disk::DiskFile;
 use crate::group::CheckedBlock;
@@ -297,15 +297,10 @@ impl Writer {
     /// Begins a segment file.
     pub fn begin(&mut self, kept: bool) -> io::Result<Active> {
         let shared = &self.shared;
-        let number = {
-            let mut state = shared.lock();
-            state.next_segment += 1;
-            state.next_segment
-        };
+        let (number, file) = self.create()?;
         let salt = crate::group::random_epoch();
         let created_ns = (shared.options.now)();
         let header = Header { epoch: shared.epoch, number, salt, created_ns, kept };
-        let file: Arc<dyn DiskFile> = shared.disk.create(&segment_name(number))?.into();
         // from here on the file is known, so that it is removed when nothing comes into it
         shared.lock().segments.insert(number, Segment::new(salt, kept, HEADER_LEN as u64));
         let active = Active { number, file, salt, len: HEADER_LEN as u64 };
@@ -314,6 +309,28 @@ impl Writer {
         made.and_then(|()| shared.disk.sync_dir()).inspect_err(|_| self.abandon(&active))?;
         self.noted = None;
         Ok(active)
+    }
+
+    /// A file with the next number that is free.
+    fn create(&self) -> io::Result<(u64, Arc<dyn DiskFile>)> {
+        const MOST: u32 = 1000;
+        let mut tried = 0;
+        loop {
+            let number = self.shared.lock().next_segment + 1;
+            if number >= END {
+                return Err(io::Error::other("no number is left for a segment"));
+            }
+            let made = self.shared.disk.create_new(&segment_name(number));
+            let is_taken = made.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::AlreadyExists);
+            tried += 1;
+            if !is_taken || tried == MOST {
+                let file = made?;
+                self.shared.lock().next_segment = number;
+                return Ok((number, file.into()));
+            }
+            tracing::warn!("{} is there and not of this ring: left alone", segment_name(number));
+            self.shared.lock().next_segment = number;
+        }
     }
 
     /// Writes a copy of the book's cursors and accounts when they have changed.

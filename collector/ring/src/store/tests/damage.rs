@@ -7,6 +7,7 @@ use tidegate_proto::ids::{Seq, SinkId};
 
 use crate::disk::fake::FakeDisk;
 use crate::store::SledRing;
+use crate::store::frame::HEADER_LEN;
 use crate::testing::contract::{ALL_OF_IT, append, delivered, range};
 use crate::testing::{block, sized_block, text, texts};
 use crate::{Chain, Compression, Ring, RingOptions, StartAt};
@@ -129,6 +130,30 @@ fn a_flipped_byte_takes_no_more_than_its_group() {
                 let most = if with_book { 3 } else { 6 };
                 assert!(lost <= most, "{name} flipped at {at}: {lost} lost");
             }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_header_is_mended_once_and_for_all() {
+    let (disk, events) = small_ring();
+    for (name, bytes) in disk.files().into_iter().filter(|(n, _)| n.ends_with(".seg")) {
+        for at in (0..HEADER_LEN).step_by(5) {
+            let copy = disk.copy();
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x41;
+            copy.put(&name, bad);
+            let what = format!("{name} flipped at {at}");
+            let ring = open(&copy);
+            assert_eq!(ring.verify().expect("read").problem_count, 1, "{what}");
+            assert_eq!(ring.mend().expect("mended"), 1, "{what}");
+            assert_eq!(ring.verify().expect("read").problems, Vec::<String>::new(), "{what}");
+            drop(ring);
+            let ring = open(&copy);
+            assert_eq!(ring.status().quarantined, Vec::<String>::new(), "{what}");
+            assert_eq!(ring.mend().expect("mended"), 0, "{what}");
+            drop(ring);
+            assert_eq!(survives(&copy.copy_without_rows(), &events, &what), 0);
         }
     }
 }

@@ -1,6 +1,7 @@
 mod bounds;
 mod damage;
 mod downgrade;
+mod foreign;
 mod journal;
 mod look;
 mod model;

@@ -69,18 +69,25 @@ pub(crate) struct Purge<'s> {
     rule: &'s dyn PurgeRule,
     known: SchemaInterner,
     purged: Purged,
+    /// Why the first segment that could not be written anew is as it was.
+    failed: Option<RingError>,
     _alone: MutexGuard<'s, ()>,
 }
 
 impl Purge<'_> {
-    /// Visits one closed segment; `false` when none is left that is closed.
+    /// Visits one closed segment; `false` when none is left that is closed. One that fails does not keep what has
+    /// to go in the others: [`end`](Purge::end) tells of it.
     pub fn step(&mut self) -> Result<bool, RingError> {
         let state = self.shared.lock();
         let closed = |n: &&u64| state.segments.get(n).is_none_or(|s| s.sealed);
         let next = state.purging.iter().flatten().find(closed).copied();
         drop(state);
         let Some(number) = next else { return Ok(false) };
-        self.shared.purge_segment(number, self.rule, &mut self.known, &mut self.purged)?;
+        match self.shared.purge_segment(number, self.rule, &mut self.known, &mut self.purged) {
+            Err(RingError::Closed) => return Err(RingError::Closed),
+            Err(e) => self.failed = self.failed.take().or(Some(e)),
+            Ok(_) => {}
+        }
         // only now: what is moved away from it until here has to be visited where it went
         if let Some(left) = &mut self.shared.lock().purging {
             left.remove(&number);
@@ -94,11 +101,12 @@ impl Purge<'_> {
     }
 
     /// Has what was done stored. `done`: whether all of it was.
-    pub fn end(self, done: Result<(), RingError>) -> Result<Purged, RingError> {
-        let shared = self.shared;
+    pub fn end(mut self, done: Result<(), RingError>) -> Result<Purged, RingError> {
+        let (shared, purged) = (self.shared, self.purged);
+        let done = done.and(self.failed.take().map_or(Ok(()), Err));
         // nobody can say what is in damaged bytes
         let done = done.and_then(|()| shared.remove_set_aside());
-        if self.purged.blocks > 0 {
+        if purged.blocks > 0 {
             let mut state = shared.lock();
             state.ledger.purges += 1;
             state.ledger.dirty.insert(Key::Meta);
@@ -111,7 +119,7 @@ impl Purge<'_> {
             removed.map_err(|source| RingError::Io { what: "remove a segment".to_owned(), source })
         });
         shared.room.notify_waiters();
-        done.and(stored).map(|()| self.purged)
+        done.and(stored).map(|()| purged)
     }
 }
 
@@ -131,7 +139,7 @@ impl Shared {
         state.purging = Some(old.map(|(n, _)| *n).collect());
         drop(state);
         let (known, purged) = (SchemaInterner::new(), Purged::default());
-        Purge { shared: self, rule, known, purged, _alone: alone }
+        Purge { shared: self, rule, known, purged, failed: None, _alone: alone }
     }
 
     /// Writes closed segments anew where a part of them is damaged.

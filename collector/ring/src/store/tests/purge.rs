@@ -83,6 +83,24 @@ fn a_purge_that_fails_on_a_full_disk_leaves_no_file() {
 }
 
 #[test]
+fn a_segment_that_cannot_be_purged_does_not_keep_what_has_to_go_in_the_others() {
+    let disk = FakeDisk::default();
+    let ring = SledRing::over(Box::new(disk.clone()), disk.book(), options(), None).expect("opened");
+    append(&ring, vec![sized_block(&[2], 1, 60_000), sized_block(&[2], 2, 60_000)]);
+    ring.seal().expect("sealed");
+    append(&ring, vec![sized_block(&[2], 3, 100), sized_block(&[2], 4, 100)]);
+    ring.seal().expect("sealed");
+    disk.set_capacity(Some(disk.used() + 30_000));
+    let rule = TextRule(|t: &str| t == text(1, 0) || t == text(3, 0));
+    ring.purge(&rule).expect_err("the first has no room");
+    let held = || all_texts(&ring.read(Seq::ZERO, ALL_OF_IT).expect("readable"));
+    assert_eq!(held(), [text(1, 0), text(2, 0), text(4, 0)]);
+    disk.set_capacity(None);
+    ring.purge(&rule).expect("purged");
+    assert_eq!(held(), [text(2, 0), text(4, 0)]);
+}
+
+#[test]
 fn damage_beside_a_purge_counts_as_damage() {
     let disk = FakeDisk::default();
     let ring = SledRing::over(Box::new(disk.clone()), disk.book(), options(), None).expect("opened");

@@ -263,6 +263,14 @@ pub enum RingError {
     Closed,
 }
 
+impl RingError {
+    /// Whether a block cannot be read for want of the key that sealed it: other settings open it.
+    #[must_use]
+    pub fn is_missing_key(&self) -> bool {
+        matches!(self, RingError::Io { source, .. } if crate::store::is_missing_key(source))
+    }
+}
+
 /// Where a sink that is new to the ring begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum StartAt {

@@ -38,7 +38,8 @@ use crate::disk::Disk;
 use crate::ledger::{Block, Key, Ledger, Lost, Stop};
 use crate::store::frame::Totals;
 use crate::store::keeper::Keeper;
-use crate::store::reader::{Unreadable, is_missing_key};
+use crate::store::reader::Unreadable;
+pub(crate) use crate::store::reader::is_missing_key;
 use crate::{Health, PerLevel, RingError, RingOptions, levels};
 
 /// Reports of damage that are kept.

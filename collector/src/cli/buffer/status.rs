@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use tidegate_proto::ids::Seq;
 use tidegate_ring::{Account, Cursor, ReadLimit, Ring, SinkAccount, Status};
 
-use super::super::exit::{Done, Exit, Failure};
+use super::super::exit::{Done, Exit};
 use super::super::out::{bytes, count, percent, span};
 use super::super::state::{self, Of};
 use super::{by_level, look, sum, time};
@@ -20,7 +20,7 @@ pub(super) fn run(of: &Of) -> Done {
     let now = now_ns();
     let mut sinks = Vec::new();
     for (id, cursor) in &status.cursors {
-        let waits = oldest_behind(&ring, cursor.settled)?;
+        let waits = oldest_behind(&ring, cursor.settled);
         let own = account.sinks.get(id).cloned().unwrap_or_default();
         sinks.push((id.to_string(), cursor, own, waits));
     }
@@ -52,10 +52,10 @@ pub(super) fn run(of: &Of) -> Done {
     Ok(Exit::Ok)
 }
 
-/// When the first block behind a place was stored.
-fn oldest_behind(ring: &dyn Ring, after: Seq) -> Result<Option<i64>, Failure> {
-    let read = ring.read(after, ReadLimit { bytes: 1, events: 1 }).map_err(|e| state::ring_failed(&e))?;
-    Ok(read.blocks.first().map(|b| b.stored_ns))
+/// When the first block behind a place was stored; `None` too when it cannot be read.
+fn oldest_behind(ring: &dyn Ring, after: Seq) -> Option<i64> {
+    let read = ring.read(after, ReadLimit { bytes: 1, events: 1 });
+    read.ok()?.blocks.first().map(|b| b.stored_ns)
 }
 
 fn account_json(account: &Account) -> Value {

@@ -2,7 +2,8 @@
 //!
 //! A lowered level goes this way: the gate has it at once and the sinks stop; what is on its way
 //! to the ring above the level is dropped; what is in the ring and in dead letters above it is purged; an
-//! audit entry says who did it and what went; then the sinks go on.
+//! audit entry says who did it and what went; then the sinks go on. A purge that fails is owed: it is kept with
+//! the ring and tried again, and until it is done nothing is sent and no higher level comes into force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,11 +20,12 @@ use tokio::sync::{RwLock, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::assemble::chain;
 use crate::audit::{Record, What, is_cut};
 use crate::clock::now_ns;
 use crate::dispatch::DeadLetters;
 use crate::gate::Gate;
-use crate::gate::level::{Ceilings, LevelInForce, Policy, PolicyFile};
+use crate::gate::level::{Ceilings, LevelInForce, Owed, Policy, PolicyFile};
 use crate::intake::{Command, Filters};
 
 /// How often the policy file is looked at.
@@ -32,6 +34,8 @@ const POLL: Duration = Duration::from_secs(1);
 const ENABLED: &str = "telemetry.enabled";
 const RUNTIME: &str = "telemetry.level";
 const LAST: &str = "telemetry.in_force";
+/// The level of a purge that is begun or owed; there until one at this level is done.
+const OWED: &str = "telemetry.owed";
 /// Keys of the switches that someone turned at run time.
 pub(crate) const SWITCHES: [&str; 2] = [ENABLED, RUNTIME];
 const QUIET: &str = "telemetry.quiet";
@@ -44,13 +48,23 @@ const QUIET_MOST: usize = 64;
 const FLUSH: Duration = Duration::from_secs(10);
 /// How long deliveries under way may take to end before a purge.
 const REST: Duration = Duration::from_secs(300);
+/// After how long a purge that is owed is tried again, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+
+/// What whoever sees [`ChangeError::Owed`] can do.
+pub(crate) const OWED_HELP: &str = "see that the ring's disk has room, and that [ring] key names the keys it was written \
+                                    with; a collector that runs tries again by itself";
+
+/// What can be done where [`RingError::is_missing_key`].
+pub(crate) const KEY_HELP: &str = "[ring] key does not name the key that this part of the ring was sealed with; name a \
+                                   file that still has it";
 
 /// What watchers see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InForce {
     /// The level in force.
     pub level: LevelInForce,
-    /// `false` while a lowered level is being carried through: nothing is sent meanwhile.
+    /// `false` while a lowered level is not carried through: nothing is sent meanwhile.
     pub carried_through: bool,
     /// Times in which telemetry was disabled, from and to in nanoseconds since 1970: what
     /// happened then is not gathered later either.
@@ -104,6 +118,28 @@ impl PurgeRule for AboveLevel {
     }
 }
 
+/// Tells in the log when telemetry is disabled until someone enables it. Whoever does so just now need not read it.
+///
+/// # Errors
+/// When the ring's book cannot be read.
+pub fn tell_unsure(ring: &dyn Ring) -> Result<(), RingError> {
+    if ring.get(UNSURE)?.is_some() {
+        error!(
+            "telemetry is disabled: the ring is damaged, and may have lost that someone disabled it or \
+             set a level; see that the level is right, then say `tidegate telemetry enable`"
+        );
+    }
+    Ok(())
+}
+
+/// Tells in the log what is in force now.
+fn tell(before: &LevelInForce, now: &LevelInForce, who: &Who) {
+    match &now.alarm {
+        Some(alarm) => error!(%alarm, level = %now.level, "the level in force changed"),
+        None => info!(from = %before, to = %now, %who, "the level in force changed"),
+    }
+}
+
 /// When telemetry was disabled.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Quiet {
@@ -148,6 +184,26 @@ pub struct Control {
     changing: tokio::sync::Mutex<()>,
 }
 
+/// Why a change is not carried through.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// The ring's book cannot be read or written.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The level is in force, and what has to go is still in the ring.
+    #[error(
+        "level {} {level} is in force and nothing more is sent, but what the ring holds above it could not be removed",
+        *level as u8
+    )]
+    Owed {
+        /// The level in force.
+        level: TelemetryLevel,
+        /// Why.
+        source: RingError,
+    },
+}
+
 /// Why the ring could not be worked on while the collector runs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -171,12 +227,6 @@ impl Control {
         policy: Option<&mut PolicyFile>,
     ) -> Result<(Control, mpsc::Receiver<Command>), RingError> {
         let unsure = ring.get(UNSURE)?.is_some();
-        if unsure {
-            tracing::error!(
-                "telemetry is disabled: the ring is damaged, and may have lost that someone disabled it or \
-                 set a level; see that the level is right, then say `tidegate telemetry enable`"
-            );
-        }
         for (chain, name) in [(Chain::Receipts, "receipts"), (Chain::Audit, "entries of the audit log")] {
             if is_cut(&*ring, chain)? {
                 tracing::error!(
@@ -191,6 +241,10 @@ impl Control {
         if let Some(now) = policy.and_then(PolicyFile::poll) {
             ceilings.policy = now;
         }
+        // what cannot be read counts as the lowest
+        let low = |v: Vec<u8>| v.first().and_then(|l| TelemetryLevel::from_u8(*l));
+        let owed = ring.get(OWED)?.map(|v| low(v).unwrap_or(TelemetryLevel::Security));
+        ceilings.owed = owed.map(|level| Owed { level, why: "it is tried at the next start".to_owned() });
         let level = ceilings.in_force();
         // what cannot be read is no reason to gather nothing: the switch itself is kept apart
         let kept = ring.get(QUIET)?;
@@ -200,7 +254,7 @@ impl Control {
         let control = Control {
             ring,
             ceilings: Mutex::new(ceilings),
-            in_force: watch::Sender::new(InForce { level, carried_through: true, quiet: times }),
+            in_force: watch::Sender::new(InForce { level, carried_through: owed.is_none(), quiet: times }),
             intake,
             quiet: Mutex::new(quiet),
             filters: OnceLock::new(),
@@ -258,8 +312,8 @@ impl Control {
     /// `telemetry enable|disable`: kept with the ring, so that it holds over restarts.
     ///
     /// # Errors
-    /// When the ring's book cannot be written; nothing is changed then.
-    pub async fn set_enabled(&self, enabled: bool, who: &Who) -> Result<(), RingError> {
+    /// When the ring's book cannot be written: nothing is changed then. See [`change`](Control::change), too.
+    pub async fn set_enabled(&self, enabled: bool, who: &Who) -> Result<(), ChangeError> {
         self.ring.put(ENABLED, Some(if enabled { b"1" } else { b"0" }))?;
         // after it, so that no crash enables what nobody did
         if self.ring.get(UNSURE)?.is_some() {
@@ -271,45 +325,45 @@ impl Control {
     /// The switch at run time; `None` takes it away. Kept with the ring.
     ///
     /// # Errors
-    /// When the ring's book cannot be written; nothing is changed then.
-    pub async fn set_level(&self, level: Option<TelemetryLevel>, who: &Who) -> Result<(), RingError> {
+    /// When the ring's book cannot be written: nothing is changed then. See [`change`](Control::change), too.
+    pub async fn set_level(&self, level: Option<TelemetryLevel>, who: &Who) -> Result<(), ChangeError> {
         let value = level.map(|l| [l as u8]);
         self.ring.put(RUNTIME, value.as_ref().map(<[u8; 1]>::as_slice))?;
         self.change(who, |c| c.runtime = level).await
     }
 
-    /// Changes the ceilings and carries through what follows from it.
+    /// Changes the ceilings and carries through what follows from it, and what is owed from before.
     ///
     /// # Errors
-    /// When the audit entry cannot be written. The level is in force all the same.
-    pub async fn change(&self, who: &Who, set: impl FnOnce(&mut Ceilings)) -> Result<(), RingError> {
+    /// When the audit entry cannot be written, or what has to go from the ring is still there. The level is in
+    /// force all the same.
+    pub async fn change(&self, who: &Who, set: impl FnOnce(&mut Ceilings)) -> Result<(), ChangeError> {
         let _one = self.changing.lock().await;
-        let now = {
+        let (news, owes, now) = {
             let mut ceilings = self.ceilings();
+            let before = ceilings.wanted();
             set(&mut ceilings);
-            ceilings.in_force()
+            (before != ceilings.wanted(), ceilings.owed.is_some(), ceilings.in_force())
         };
-        let before = self.now();
-        if now == before {
+        if !news && !owes {
             return Ok(());
         }
+        let before = self.now();
         let lowered = now.level < before.level;
         let quiet = self.note_quiet(now.enabled);
-        self.in_force.send_replace(InForce { level: now.clone(), carried_through: !lowered, quiet });
-        match &now.alarm {
-            Some(alarm) => error!(%alarm, level = %now.level, "the level in force changed"),
-            None => info!(from = %before, to = %now, %who, "the level in force changed"),
+        let carried_through = !lowered && !owes;
+        self.in_force.send_replace(InForce { level: now.clone(), carried_through, quiet });
+        if now != before {
+            tell(&before, &now, who);
         }
         if lowered {
             self.empty_intake(now.level).await;
         }
-        let done = self.carry_through(&before, &now, who, lowered).await;
-        self.in_force.send_modify(|f| f.carried_through = true);
-        done
+        self.carry_through(&before, who, news, lowered).await
     }
 
     /// Carries through a level that was lowered while the collector did not run. To be called
-    /// before anything is sent.
+    /// before anything is sent. A purge that fails is owed, and no error.
     ///
     /// # Errors
     /// When the ring's book cannot be read or written.
@@ -322,55 +376,117 @@ impl Control {
         let kept = self.ring.get(LAST)?.unwrap_or_default();
         let last = kept.first().and_then(|v| TelemetryLevel::from_u8(*v));
         let enabled = kept.get(1).is_none_or(|v| *v != 0);
-        if last == Some(now.level) && enabled == now.enabled {
+        let news = last != Some(now.level) || enabled != now.enabled;
+        if !news && self.ceilings().owed.is_none() {
             return Ok(());
         }
         let level = last.unwrap_or(now.level);
         let enabled = if last.is_some() { enabled } else { now.enabled };
         let before = LevelInForce { level, enabled, alarm: None, ..now.clone() };
-        let who =
-            Who(if last.is_some() { "changed while the collector did not run" } else { "first start" }
-                .to_owned());
-        self.carry_through(&before, &now, &who, now.level < before.level).await
+        let who = match last {
+            None => "first start",
+            Some(_) if news => "changed while the collector did not run",
+            Some(_) => "start",
+        };
+        let lowered = now.level < before.level;
+        match self.carry_through(&before, &Who(who.to_owned()), news, lowered).await {
+            // an alarm, and tried again
+            Ok(()) | Err(ChangeError::Owed { .. }) => Ok(()),
+            Err(ChangeError::Ring(e)) => Err(e),
+        }
     }
 
+    /// Purges what has to go, puts down what changed if that is `news`, and lets the sinks go on if nothing is
+    /// owed then.
     async fn carry_through(
+        &self,
+        before: &LevelInForce,
+        who: &Who,
+        news: bool,
+        lowered: bool,
+    ) -> Result<(), ChangeError> {
+        let (during, owed) = {
+            let ceilings = self.ceilings();
+            (ceilings.in_force(), ceilings.owed.clone())
+        };
+        let mut purged = Default::default();
+        let mut failed = None;
+        if lowered || owed.is_some() {
+            match self.purge_owed(during.level).await {
+                Ok(done) => {
+                    purged = done;
+                    self.ceilings().owed = None;
+                }
+                Err(e) => {
+                    let why = chain(&e);
+                    error!(error = %why, level = %during.level, "what is above the level could not be removed; nothing is sent until it is");
+                    self.ceilings().owed = Some(Owed { level: during.level, why });
+                    failed = Some(e);
+                }
+            }
+        }
+        let now = self.ceilings().in_force();
+        if now.level != during.level {
+            tell(&during, &now, who);
+        }
+        let done = if news || owed.is_some() != failed.is_some() {
+            self.note(before, &now, who, purged, failed.as_ref())
+        } else {
+            Ok(())
+        };
+        let carried_through = failed.is_none();
+        self.in_force.send_modify(|f| {
+            f.level = now;
+            f.carried_through = carried_through;
+        });
+        match failed {
+            Some(source) => Err(ChangeError::Owed { level: during.level, source }),
+            None => Ok(done?),
+        }
+    }
+
+    /// Keeps what is in force for the next start, and puts the change down in the audit log.
+    fn note(
         &self,
         before: &LevelInForce,
         now: &LevelInForce,
         who: &Who,
-        lowered: bool,
+        purged: (Purged, u64),
+        failed: Option<&RingError>,
     ) -> Result<(), RingError> {
-        let (mut purged, mut dead_letters) = (Purged::default(), 0);
-        let mut failed = None;
-        if lowered {
-            match self.purge(now.level).await {
-                Ok(done) => purged = done,
-                Err(e) => {
-                    // the gate at the sinks holds back what could not be purged
-                    error!(error = %e, "what is above the level could not be purged");
-                    failed = Some(e.to_string());
-                }
-            }
-            match self.purge_letters(now.level).await {
-                Ok(gone) => dead_letters = gone,
-                Err(e) => {
-                    error!(error = %e, "dead letters above the level could not be purged");
-                    failed.get_or_insert(format!("dead letters: {e}"));
-                }
-            }
-        }
-        if failed.is_none() {
+        // a debt that could not be put down is seen at the next start by the level before
+        if failed.is_none() || self.ring.get(OWED)?.is_some() {
             self.ring.put(LAST, Some(&[now.level as u8, u8::from(now.enabled)]))?;
         }
-        let what = What::Level {
-            from: before.into(),
-            to: now.into(),
-            purged: purged.events,
-            dead_letters,
-            purge_failed: failed,
-        };
-        self.audit(who, what)
+        let (from, to) = (before.into(), now.into());
+        let ((purged, dead_letters), purge_failed) = (purged, failed.map(|e| chain(e)));
+        self.audit(who, What::Level { from, to, purged: purged.events, dead_letters, purge_failed })
+    }
+
+    /// Tries again what is owed, until it is told to stop.
+    pub async fn pay(&self, stop: CancellationToken) {
+        let who = Who("tried again".to_owned());
+        let mut in_force = self.watch();
+        let mut pause = RETRY.0;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                there = async { in_force.wait_for(|f| !f.carried_through).await.is_ok() } => if !there { return },
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            // a change that is under way does it itself
+            if self.ceilings().owed.is_none() {
+                pause = RETRY.0;
+                continue;
+            }
+            pause = match self.change(&who, |_| ()).await {
+                Err(ChangeError::Owed { .. }) => (pause * 2).min(RETRY.1),
+                _ => RETRY.0,
+            };
+        }
     }
 
     /// Notes in times of disabled telemetry that it is enabled now, or not.
@@ -460,6 +576,17 @@ impl Control {
         }
     }
 
+    /// Purges what is above a level from the ring and from dead letters; that it is owed meanwhile outlives a crash.
+    async fn purge_owed(&self, level: TelemetryLevel) -> Result<(Purged, u64), RingError> {
+        let noted = self.ring.put(OWED, Some(&[level as u8]));
+        let purged = self.purge(level).await;
+        let letters = self.purge_letters(level).await;
+        let letters =
+            letters.map_err(|source| RingError::Io { what: "purge dead letters".to_owned(), source });
+        let done = (purged?, letters?);
+        noted.and_then(|()| self.ring.put(OWED, None)).map(|()| done)
+    }
+
     async fn purge(&self, level: TelemetryLevel) -> Result<Purged, RingError> {
         let ring = Arc::clone(&self.ring);
         let filters = self.filters.get().map(|f| Arc::clone(&f.borrow()));
@@ -529,7 +656,8 @@ impl Control {
             }
             let Some(now) = policy.poll() else { continue };
             let changed = self.change(&who, |c| c.policy = now).await;
-            if changed.and_then(|()| self.note_policy(&who)).is_err() {
+            let noted = self.note_policy(&who);
+            if noted.is_err() || matches!(changed, Err(ChangeError::Ring(_))) {
                 warn!("the policy is in force, though the audit log could not be written");
             }
         }

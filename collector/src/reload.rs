@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use crate::assemble::{self, Checked};
 use crate::audit::What;
 use crate::config::{self, Config, ConfigError, Problem};
-use crate::control::Who;
+use crate::control::{ChangeError, Who};
 use crate::intake::Filters;
 use crate::pipeline::Handle;
 
@@ -39,6 +39,8 @@ pub struct Reloaded {
     pub changed: Vec<String>,
     /// Keys that have changed since the start and count from the next one.
     pub restart: Vec<String>,
+    /// What a lowered level has to remove from the ring and could not: why.
+    pub owed: Option<String>,
 }
 
 /// Reads a configuration again for a run.
@@ -146,12 +148,16 @@ impl Reloader {
         let noted = control.note_rules(digests.clone(), &config.telemetry.off, who);
         let level = config.telemetry.level;
         let levelled = control.change(who, |c| c.config = level).await;
-        if noted.and(levelled).is_err() {
+        let owed = match &levelled {
+            Err(e @ ChangeError::Owed { .. }) => Some(assemble::chain(e)),
+            _ => None,
+        };
+        if noted.is_err() || matches!(levelled, Err(ChangeError::Ring(_))) {
             warn!("the configuration is in force, though the audit log could not be written");
         }
         now.live = config.raw.clone();
         now.catalogues = digests;
-        let reloaded = Reloaded { changed, restart };
+        let reloaded = Reloaded { changed, restart, owed };
         info!(changed = ?reloaded.changed, restart = ?reloaded.restart, "the configuration was read again");
         Ok(reloaded)
     }

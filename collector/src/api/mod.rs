@@ -35,7 +35,7 @@ use tidegate_ring::{Ring, RingError};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ControlConfig;
-use crate::control::Who;
+use crate::control::{ChangeError, KEY_HELP, OWED_HELP, Who};
 use crate::pipeline::Handle;
 use crate::purge::{Places, PurgeError};
 use crate::reload::Reloader;
@@ -101,8 +101,23 @@ impl Refusal {
 
 impl From<RingError> for Refusal {
     fn from(e: RingError) -> Refusal {
-        let status = if matches!(e, RingError::Closed) { 503 } else { 500 };
-        Refusal { status, error: crate::assemble::chain(&e), help: "check the ring's disk" }
+        let (status, help) = match &e {
+            RingError::Closed => (503, "check the ring's disk"),
+            e if e.is_missing_key() => (422, KEY_HELP),
+            _ => (500, "check the ring's disk"),
+        };
+        Refusal { status, error: crate::assemble::chain(&e), help }
+    }
+}
+
+impl From<ChangeError> for Refusal {
+    fn from(e: ChangeError) -> Refusal {
+        match e {
+            ChangeError::Ring(e) => e.into(),
+            e @ ChangeError::Owed { .. } => {
+                Refusal { status: 503, error: crate::assemble::chain(&e), help: OWED_HELP }
+            }
+        }
     }
 }
 
@@ -114,7 +129,7 @@ impl From<PurgeError> for Refusal {
             _ => (500, "what was purged from the ring stays purged; check the disk, and run it again"),
         };
         match e {
-            PurgeError::Ring(e @ RingError::Closed) => e.into(),
+            PurgeError::Ring(e) if matches!(e, RingError::Closed) || e.is_missing_key() => e.into(),
             e => Refusal { status, error: crate::assemble::chain(&e), help },
         }
     }

@@ -9,7 +9,7 @@ use tidegate_proto::level::TelemetryLevel;
 use super::exit::{Done, Exit, Failure};
 use super::state::{self, Of, Reach};
 use super::telemetry;
-use crate::control::Control;
+use crate::control::{Control, tell_unsure};
 use crate::gate::{DiffError, Differ, EventKey, LevelDiff, Rules};
 
 #[derive(Debug, clap::Args)]
@@ -122,6 +122,7 @@ fn set(level: &str, of: &Of) -> Done {
             state::ask(&client, "PUT", "/v1/level", &body)?
         }
         Reach::Stopped(ring) => {
+            tell_unsure(&*ring).map_err(|e| state::ring_failed(&e))?;
             state::change(&config, &ring, async |c: &Control| c.set_level(level, &state::who()).await)?
         }
     };

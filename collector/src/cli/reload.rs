@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use super::exit::{Done, Exit};
+use super::exit::{Done, Exit, Failure};
 use super::state::{self, Of};
+use crate::control::OWED_HELP;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -31,5 +32,8 @@ pub(super) fn run(args: &Args) -> Done {
         text.push_str(&format!("\nfrom the next start: {restart}"));
     }
     state::print(&args.of, &value, text)?;
+    if let Some(owed) = value.get("owed").and_then(Value::as_str) {
+        return Err(Failure::new(Exit::TempFail, owed).hint(OWED_HELP));
+    }
     Ok(Exit::Ok)
 }

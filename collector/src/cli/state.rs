@@ -12,7 +12,7 @@ use super::{daemon, out};
 use crate::api::client::{Client, ClientError};
 use crate::assemble::{self, AssembleError};
 use crate::config::{self, Config};
-use crate::control::{Control, Who};
+use crate::control::{ChangeError, Control, KEY_HELP, OWED_HELP, Who};
 use crate::gate::Rules;
 use crate::gate::level::PolicyFile;
 
@@ -125,7 +125,17 @@ pub(super) fn nothing_there(config: &Config) -> Failure {
 }
 
 pub(super) fn ring_failed(error: &RingError) -> Failure {
-    Failure::new(Exit::Io, assemble::chain(error)).hint("check the ring's disk")
+    match error.is_missing_key() {
+        true => Failure::new(Exit::Config, assemble::chain(error)).hint(KEY_HELP),
+        false => Failure::new(Exit::Io, assemble::chain(error)).hint("check the ring's disk"),
+    }
+}
+
+fn change_failed(error: &ChangeError) -> Failure {
+    match error {
+        ChangeError::Ring(e) => ring_failed(e),
+        e @ ChangeError::Owed { .. } => Failure::new(Exit::TempFail, assemble::chain(e)).hint(OWED_HELP),
+    }
 }
 
 /// Who runs the program, for the audit log.
@@ -153,12 +163,12 @@ pub(super) async fn begun(config: &Config, ring: &Arc<dyn Ring>) -> Result<Contr
 pub(super) fn change(
     config: &Config,
     ring: &Arc<dyn Ring>,
-    set: impl AsyncFnOnce(&Control) -> Result<(), RingError>,
+    set: impl AsyncFnOnce(&Control) -> Result<(), ChangeError>,
 ) -> Result<Value, Failure> {
     let runtime = daemon::small_runtime()?;
     let value = runtime.block_on(async {
         let control = begun(config, ring).await?;
-        set(&control).await.map_err(|e| ring_failed(&e))?;
+        set(&control).await.map_err(|e| change_failed(&e))?;
         Ok(crate::api::level_view(&control.now(), &control.all()))
     })?;
     ring.close().map_err(|e| ring_failed(&e))?;

@@ -10,7 +10,7 @@ use super::exit::{Done, Exit, Failure};
 use super::state::{self, Of, Reach};
 use crate::api::level_view;
 use crate::config::Config;
-use crate::control::Control;
+use crate::control::{Control, tell_unsure};
 use crate::gate::level::PolicyFile;
 
 #[derive(Debug, clap::Args)]
@@ -55,6 +55,7 @@ pub(super) fn run(args: &Args) -> Done {
 
 /// The level in force by what is kept with the ring, configuration and policy.
 pub(super) fn in_force(config: &Config, ring: &Arc<dyn Ring>) -> Result<Value, Failure> {
+    tell_unsure(&**ring).map_err(|e| state::ring_failed(&e))?;
     let mut policy = PolicyFile::new(&config.telemetry.policy_file);
     let (control, _) = Control::open(ring.clone(), config.telemetry.level, Some(&mut policy))
         .map_err(|e| state::ring_failed(&e))?;

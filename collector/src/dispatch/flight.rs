@@ -24,7 +24,8 @@ use super::settle::settle;
 use super::soon::Metered;
 use super::stats::{Stats, Why};
 use super::verdict::{
-    TOLD_MOST, answers, asked_to_wait, broke_down, cause, is_far_sides, refused, taken, tell_down, told, works,
+    TOLD_MOST, answers, asked_to_wait, broke_down, cause, is_far_sides, refused, taken, tell_down, told,
+    works,
 };
 use super::workshop::Workshop;
 use crate::config::RetryConfig;

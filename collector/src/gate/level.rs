@@ -23,6 +23,8 @@ pub enum Decider {
     Config,
     /// Nothing said anything: the built-in default.
     Default,
+    /// A lower level that was in force, and is not carried through yet.
+    Purge,
 }
 
 impl Decider {
@@ -35,6 +37,7 @@ impl Decider {
             Self::Runtime => "run-time switch",
             Self::Config => "configuration",
             Self::Default => "built-in default",
+            Self::Purge => "purge that is owed",
         }
     }
 }
@@ -186,6 +189,27 @@ pub fn parse_policy(name: &str, text: &str) -> Result<Policy, RulesError> {
     Ok(Policy::Ceiling { level: file.allow_telemetry.0, enabled: file.enabled })
 }
 
+/// A purge that a lowered level asked for, and that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// What the ring holds above it has to go.
+    pub level: TelemetryLevel,
+    /// Why it has not gone yet.
+    pub why: String,
+}
+
+impl fmt::Display for Owed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Owed { level, why } = self;
+        write!(
+            f,
+            "what the ring holds above level {} {level} has to be removed, and is not yet ({why}); nothing is \
+             sent until it is",
+            *level as u8
+        )
+    }
+}
+
 /// All ceilings, as they stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ceilings {
@@ -199,11 +223,20 @@ pub struct Ceilings {
     pub config: Option<TelemetryLevel>,
     /// `tidegate telemetry enable|disable`.
     pub enabled: bool,
+    /// What would be purged in the end is not gathered before.
+    pub owed: Option<Owed>,
 }
 
 impl Default for Ceilings {
     fn default() -> Ceilings {
-        Ceilings { policy: Policy::Absent, remote: None, runtime: None, config: None, enabled: true }
+        Ceilings {
+            policy: Policy::Absent,
+            remote: None,
+            runtime: None,
+            config: None,
+            enabled: true,
+            owed: None,
+        }
     }
 }
 
@@ -240,11 +273,20 @@ impl Ceilings {
             policy.map(|l| (l, Decider::Policy)),
             self.remote.map(|l| (l, Decider::Remote)),
             self.runtime.map(|l| (l, Decider::Runtime)),
+            self.owed.as_ref().map(|o| (o.level, Decider::Purge)),
         ]
         .into_iter()
         .flatten()
         .fold(own, |low, next| low.min(next));
+        let alarms: Vec<String> = alarm.into_iter().chain(self.owed.as_ref().map(Owed::to_string)).collect();
+        let alarm = (!alarms.is_empty()).then(|| alarms.join("; "));
         LevelInForce { level, enabled: self.enabled && allowed, decided_by, alarm }
+    }
+
+    /// What would be in force if no purge were owed.
+    #[must_use]
+    pub fn wanted(&self) -> LevelInForce {
+        Ceilings { owed: None, ..self.clone() }.in_force()
     }
 }
 
@@ -279,7 +321,7 @@ mod tests {
                 remote: Some(pick(2)),
                 runtime: Some(pick(4)),
                 config: Some(pick(6)),
-                enabled: true,
+                ..Ceilings::default()
             };
             let all = [pick(0), pick(2), pick(4), pick(6)];
             let names = [Decider::Policy, Decider::Remote, Decider::Runtime, Decider::Config];

@@ -178,6 +178,7 @@ impl Pipeline {
             return Err(StartError::OwnName(own));
         }
         let mut policy = options.policy_file.clone().map(PolicyFile::new);
+        crate::control::tell_unsure(&*ring)?;
         let (control, commands) = Control::open(Arc::clone(&ring), options.level, policy.as_mut())?;
         let control = Arc::new(control);
         let following = options.remote.clone().map(|remote| running::Following::new(remote, &ring));

@@ -25,7 +25,7 @@ use super::summary::since;
 use super::{Progress, SourceSummary, Summary, Until};
 use crate::aggregate::{Aggregates, Hour};
 use crate::clock::now_ns;
-use crate::control::{Control, InForce, Who};
+use crate::control::{ChangeError, Control, InForce, Who};
 use crate::dispatch::{Dispatcher, Phase, Stats};
 use crate::gate::Rules;
 use crate::gate::level::{LevelInForce, PolicyFile};
@@ -330,7 +330,8 @@ impl Shared {
         }
         let ceiling = document.as_ref().and_then(|d| d.ceiling());
         let who = Who("remote settings".to_owned());
-        if self.control.change(&who, |c| c.remote = ceiling).await.is_err() {
+        let changed = self.control.change(&who, |c| c.remote = ceiling).await;
+        if matches!(changed, Err(ChangeError::Ring(_))) {
             warn!("the remote settings are in force, though the audit log could not be written");
         }
     }
@@ -407,6 +408,10 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
         let (control, stop) = (Arc::clone(&shared.control), shared.abort.child_token());
         tokio::spawn(async move { control.watch_policy(policy, stop).await })
     });
+    let payer = {
+        let (control, stop) = (Arc::clone(&shared.control), shared.abort.child_token());
+        tokio::spawn(async move { control.pay(stop).await })
+    };
     let pin_watch = tokio::spawn(pins::keep_book(
         shared.pins.clone(),
         Arc::clone(&shared.ring),
@@ -489,6 +494,7 @@ async fn conduct(shared: Arc<Shared>, tasks: Tasks) -> Result<Summary, RunError>
     }
     // both have been told
     let _ = own.await;
+    let _ = payer.await;
     let _ = pin_watch.await;
     if let Some(remote) = remote {
         let _ = remote.await;

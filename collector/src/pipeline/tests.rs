@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidegate_proto::ids::{Seq, SinkId};
@@ -16,6 +17,7 @@ use crate::testing::{Answer, Counting, Fake, retry, rules};
 
 mod gaps;
 mod latency;
+mod owed;
 mod pause;
 
 fn parts(ring: &Arc<dyn Ring>, source: Counting, sinks: &[&Arc<Fake>]) -> Parts {
@@ -84,7 +86,7 @@ async fn a_failing_sink_gets_all_in_the_end_and_holds_up_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_stopped_run_leaves_the_next_one_delivers() {
-    let ring: Arc<dyn Ring> = Arc::new(NeverClosed(MemoryRing::new(RingOptions::default())));
+    let ring: Arc<dyn Ring> = Arc::new(NeverClosed::new(MemoryRing::new(RingOptions::default())));
     let away = Fake::new("s", |_, _| Answer::Fail(retry()));
     let source = || Counting { pause: Duration::from_millis(10), ..Counting::new(0, 100_000) };
     let mut first = parts(&ring, source(), &[&away]);
@@ -109,9 +111,15 @@ async fn what_a_stopped_run_leaves_the_next_one_delivers() {
     assert!(summary.complete() && summary.total.read == 100_000, "{summary}");
 }
 
-/// A ring in memory that outlives its runs.
+/// A ring in memory that outlives its runs; so many purges fail.
 #[derive(Debug)]
-struct NeverClosed(MemoryRing);
+struct NeverClosed(MemoryRing, AtomicU64);
+
+impl NeverClosed {
+    fn new(ring: MemoryRing) -> NeverClosed {
+        NeverClosed(ring, AtomicU64::new(0))
+    }
+}
 
 impl Ring for NeverClosed {
     fn append(
@@ -151,6 +159,11 @@ impl Ring for NeverClosed {
         self.0.source_position(source)
     }
     fn purge(&self, rule: &dyn PurgeRule) -> Result<Purged, RingError> {
+        let fails = self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+        if fails {
+            let source = std::io::ErrorKind::StorageFull.into();
+            return Err(RingError::Io { what: "rewrite 0001.seg".to_owned(), source });
+        }
         self.0.purge(rule)
     }
     fn find(&self, rule: &dyn PurgeRule, each: &mut dyn FnMut(Seq, TelemetryLevel)) -> Result<(), RingError> {
@@ -191,15 +204,14 @@ async fn lowering_the_level_purges_before_anything_more_is_sent() {
     // nothing goes out until the level is lowered
     let open = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let gate = Arc::clone(&open);
-    let sink = Fake::new("s", move |_, _| {
-        if gate.load(std::sync::atomic::Ordering::Relaxed) { Answer::Take } else { Answer::Hang }
-    });
+    let sink =
+        Fake::new("s", move |_, _| if gate.load(Ordering::Relaxed) { Answer::Take } else { Answer::Hang });
     let source = Counting { levels: vec![1, 2], pause: Duration::from_millis(20), ..Counting::new(0, 2000) };
     let running = Pipeline::start(parts(&ring, source, &[&sink])).await.unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
     let handle = running.handle();
     let control = Arc::clone(handle.control());
-    open.store(true, std::sync::atomic::Ordering::Relaxed);
+    open.store(true, Ordering::Relaxed);
     control.set_level(Some(TelemetryLevel::Basic), &Who("test".into())).await.unwrap();
     let held = ring.read(Seq::ZERO, ReadLimit { bytes: u64::MAX, events: u64::MAX });
     for block in held.unwrap().blocks {
@@ -333,7 +345,7 @@ async fn nothing_above_a_lowered_level_is_left_in_the_files_of_the_ring() {
 #[tokio::test(start_paused = true)]
 async fn a_level_lowered_while_nothing_ran_is_carried_through_at_the_start() {
     let ring = MemoryRing::new(RingOptions::default());
-    let ring: Arc<dyn Ring> = Arc::new(NeverClosed(ring));
+    let ring: Arc<dyn Ring> = Arc::new(NeverClosed::new(ring));
     let away = Fake::new("s", |_, _| Answer::Fail(retry()));
     let source = Counting { levels: vec![1, 3], ..Counting::new(0, 1000) };
     let mut p = parts(&ring, source, &[&away]);
@@ -354,7 +366,7 @@ async fn a_level_lowered_while_nothing_ran_is_carried_through_at_the_start() {
 #[tokio::test(start_paused = true)]
 async fn a_lowered_level_removes_dead_letters_above_it_at_once_and_at_a_start() {
     let ring = MemoryRing::new(RingOptions::default());
-    let ring: Arc<dyn Ring> = Arc::new(NeverClosed(ring));
+    let ring: Arc<dyn Ring> = Arc::new(NeverClosed(ring, AtomicU64::new(0)));
     let dir = tempfile::tempdir().unwrap();
     let dead = dir.path().join("dead/s.jsonl");
     let sink = Fake::new("s", |_, batch| {
@@ -513,7 +525,8 @@ async fn delivered_under(
 async fn what_stricter_rules_would_not_have_stored_does_not_leave_either() {
     let (full, basic) = (TelemetryLevel::Full, TelemetryLevel::Basic);
     let loose = || rules_with(false, "");
-    let new_ring = || -> Arc<dyn Ring> { Arc::new(NeverClosed(MemoryRing::new(RingOptions::default()))) };
+    let new_ring =
+        || -> Arc<dyn Ring> { Arc::new(NeverClosed::new(MemoryRing::new(RingOptions::default()))) };
     for (rules, level, texts, lost) in [
         // nothing has changed
         (loose(), full, Some("Str(\"text of level 2\")"), None),
@@ -559,7 +572,7 @@ async fn what_stricter_rules_would_not_have_stored_does_not_leave_either() {
 #[tokio::test(start_paused = true)]
 async fn a_field_above_a_lowered_level_does_not_leave_though_the_rules_are_the_same() {
     let rules = || rules_with(false, "[[field]]\nname = \"text\"\nlevel = \"Full\"");
-    let ring: Arc<dyn Ring> = Arc::new(NeverClosed(MemoryRing::new(RingOptions::default())));
+    let ring: Arc<dyn Ring> = Arc::new(NeverClosed::new(MemoryRing::new(RingOptions::default())));
     stored_under(&ring, rules(), TelemetryLevel::Full).await;
     let (found, _) = delivered_under(&ring, rules(), TelemetryLevel::Basic).await;
     assert_eq!(found, vec![String::new(); 100]);

@@ -496,6 +496,41 @@ fn a_rotated_key_file_seals_with_the_new_key_and_opens_what_the_old_one_sealed()
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "no key", "what is no key file was written over");
 }
 
+#[test]
+fn what_a_lowered_level_could_not_remove_is_told_and_goes_before_the_level_rises() {
+    let dir = tempfile::tempdir().unwrap();
+    let (reference, _) = key(dir.path(), "at-rest.key");
+    let key_line = format!("key = {reference:?}\n");
+    let config = configuration(dir.path(), "here", &key_line);
+    fill(&config);
+    let tell = |args: &[&str]| finish(program().args(args).arg("-c").arg(&config));
+    tell(&["telemetry", "disable"]).code(0);
+    configuration(dir.path(), "here", &format!("{key_line}{}", directory(&dir.path().join("out"))));
+    buffer(&config, &["drain"]).code(75).says("telemetry is disabled");
+    configuration(dir.path(), "here", &key_line);
+    tell(&["telemetry", "enable"]).code(0);
+    let file = dir.path().join("at-rest.key");
+    let good = std::fs::read(&file).unwrap();
+    key(dir.path(), "other.key");
+    std::fs::copy(dir.path().join("other.key"), &file).unwrap();
+    buffer(&config, &["verify"]).code(78).says("[ring] key");
+    buffer(&config, &["status"]).code(0);
+    buffer(&config, &["purge", "--above", "basic"]).code(78).says("[ring] key");
+    tell(&["level", "set", "basic"]).code(75).says("level 1 Basic is in force").says("key that sealed it");
+    let shown = tell(&["level", "show", "--json"]).code(0).json();
+    assert!(shown["alarm"].as_str().unwrap().contains("has to be removed"), "{shown}");
+    tell(&["level", "set", "none"]).code(75).says("level 1 Basic is in force");
+    std::fs::write(&file, good).unwrap();
+    let raised = tell(&["level", "set", "none", "--json"]).code(0).json();
+    assert_eq!((raised["level"].as_u64(), &raised["alarm"]), (Some(3), &Value::Null));
+    let left = buffer(&config, &["inspect", "--events"]).code(0).lines();
+    assert!(
+        left.iter().all(|e| e["telemetryLevel"] == "Security" || e["telemetryLevel"] == "Basic"),
+        "{:?}",
+        left.first()
+    );
+}
+
 #[cfg(not(windows))]
 #[test]
 fn where_there_is_no_dpapi_it_is_said_what_to_use_instead() {

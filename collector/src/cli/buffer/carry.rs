@@ -19,6 +19,7 @@ use super::{audit, open};
 use crate::assemble;
 use crate::audit::What;
 use crate::config::{Config, units};
+use crate::control::{KEY_HELP, OWED_HELP, tell_unsure};
 
 /// The sink that bundles are exported under.
 const SINK: &str = "bundle";
@@ -90,6 +91,7 @@ pub(super) fn failed(what: &Path, error: &BundleError) -> Failure {
             Exit::Data,
             "was it exported under another name (--sink)? tidegate buffer status shows the planned runs",
         ),
+        BundleError::Ring(e) if e.is_missing_key() => (Exit::Config, KEY_HELP),
         BundleError::Ring(_) => (Exit::Io, "check the ring's disk"),
         _ => (Exit::Io, "check the file and the medium it is on"),
     };
@@ -98,7 +100,12 @@ pub(super) fn failed(what: &Path, error: &BundleError) -> Failure {
 
 /// Carries through what the ceilings say now; refuses when nothing may leave.
 fn permit(config: &Config, ring: &Arc<dyn Ring>) -> Result<(), Failure> {
-    if super::super::daemon::small_runtime()?.block_on(state::begun(config, ring))?.now().enabled {
+    tell_unsure(&**ring).map_err(|e| state::ring_failed(&e))?;
+    let control = super::super::daemon::small_runtime()?.block_on(state::begun(config, ring))?;
+    if let Some(owed) = control.all().owed {
+        return Err(Failure::new(Exit::TempFail, owed.to_string()).hint(OWED_HELP));
+    }
+    if control.now().enabled {
         return Ok(());
     }
     Err(Failure::new(Exit::TempFail, "telemetry is disabled: nothing may leave this host")

@@ -1,18 +1,22 @@
 //! `buffer drain`.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use serde_json::Value;
+use tidegate_ring::Ring;
 
 use super::super::daemon::{self, Ends, Look};
 use super::super::exit::{Done, Exit, Failure};
-use super::super::logs;
+use super::super::{logs, telemetry};
 use crate::assemble;
 use crate::config::{self, units};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 For a host that is taken out of service, or a ring that was copied from one. Sources are not read. Exit code 0 when \
-the ring is empty; 75 when a sink could not take everything in --patience: the summary says which and why, and what is \
-left stays.")]
+the ring is empty; 75 when telemetry is disabled, or a sink could not take everything in --patience: the summary says which and why, and \
+what is left stays.")]
 pub(super) struct Args {
     /// The configuration; conf.d/*.toml beside it is laid over it.
     #[arg(short, long, value_name = "FILE", default_value = "/etc/tidegate/tidegate.toml")]
@@ -31,7 +35,15 @@ pub(super) fn run(args: &Args, logs: &logs::Options) -> Done {
         return Err(Failure::new(Exit::Config, "the configuration has no sink to drain into").hint("add one"));
     }
     // in use, or not there: told before anything is made
-    drop(super::open(&config)?);
+    let ring: Arc<dyn Ring> = Arc::new(super::open(&config)?);
+    if telemetry::in_force(&config, &ring)?.get("enabled") == Some(&Value::Bool(false))
+        && ring.status().oldest_stored_ns.is_some()
+    {
+        return Err(Failure::new(Exit::TempFail, "telemetry is disabled: nothing may leave this host").hint(
+            "tidegate telemetry status says who decided it; tidegate telemetry enable undoes the switch",
+        ));
+    }
+    drop(ring);
     config.sources.clear();
     config.health.events = false;
     let checked = assemble::check(config).map_err(|e| daemon::config_failure(&e))?;

@@ -41,7 +41,7 @@ fn listener(away: &Arc<AtomicBool>) -> (Arc<Fake>, Told) {
 
 fn small() -> Arc<dyn Ring> {
     let ring = MemoryRing::new(RingOptions { bound_bytes: 4 << 20, ..RingOptions::default() });
-    Arc::new(NeverClosed(ring))
+    Arc::new(NeverClosed::new(ring))
 }
 
 /// More than the ring holds, at one blow.

@@ -2,7 +2,7 @@
 //! control socket; without one, its ring and rules are opened as the configuration says.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use tidegate_ring::{Ring, RingError, SledRing};
@@ -13,6 +13,7 @@ use crate::api::client::{Client, ClientError};
 use crate::assemble::{self, AssembleError};
 use crate::config::{self, Config};
 use crate::control::{ChangeError, Control, KEY_HELP, OWED_HELP, Who};
+use crate::dispatch::DeadLetters;
 use crate::gate::Rules;
 use crate::gate::level::PolicyFile;
 
@@ -154,6 +155,8 @@ pub(super) async fn begun(config: &Config, ring: &Arc<dyn Ring>) -> Result<Contr
     let (control, _) = Control::open(Arc::clone(ring), config.telemetry.level, Some(&mut policy))
         .map_err(|e| ring_failed(&e))?;
     control.judge_by(filters);
+    let letters = config.sinks.iter().map(|s| DeadLetters::new(assemble::dead_letters(&config.ring.path, s)));
+    control.keep_out_of(letters.map(|l| Arc::new(Mutex::new(l))).collect());
     control.begin().await.map_err(|e| ring_failed(&e))?;
     Ok(control)
 }

@@ -127,3 +127,27 @@ fn a_dead_letter_that_is_replayed_is_the_same_line_with_its_privacy_marks() {
     assert!(marked(&marks["baseData"]["f"]["ext"]["f"]["sid"]), "{marks}");
     assert_eq!(taken["popSample"], 0.25);
 }
+
+#[test]
+fn a_level_that_is_lowered_while_the_collector_rests_takes_dead_letters_above_it_along() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("ring")).unwrap();
+    fs::create_dir_all(dir.path().join("dead")).unwrap();
+    let config = dir.path().join("tidegate.toml");
+    let (ring, out) = (dir.path().join("ring"), dir.path().join("out"));
+    let text = format!(
+        "[ring]\npath = {ring:?}\nsize = \"4MiB\"\n[telemetry]\nlevel = \"Full\"\npolicy_file = {:?}\n\
+         [sinks.out]\ntype = \"directory\"\npath = {out:?}\n",
+        dir.path().join("policy.toml"),
+    );
+    fs::write(&config, text).unwrap();
+    let line = |level: &str| {
+        format!(
+            "{{\"time\":\"2026-01-01T00:00:00Z\",\"provider\":\"P\",\"event\":\"E\",\"telemetryLevel\":\"{level}\",\"fields\":{{}}}}\n"
+        )
+    };
+    let dead = dir.path().join("dead/out.jsonl");
+    fs::write(&dead, line("Basic") + &line("Enhanced") + &line("Full")).unwrap();
+    finish(program().args(["level", "set", "Basic", "-c"]).arg(&config)).code(0);
+    assert_eq!(fs::read_to_string(&dead).unwrap(), line("Basic"));
+}

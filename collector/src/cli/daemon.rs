@@ -185,15 +185,22 @@ async fn writable(ring: &Path, signals: &mut Signals) -> bool {
                  meanwhile; tidegate buffer status shows what is held"
             );
         }
-        tokio::select! {
-            wish = signals.next() => if wish == Wish::End { return false },
-            () = tokio::time::sleep(WRITABLE) => {}
+        if !again(signals).await {
+            return false;
         }
     }
     if told {
         tracing::info!(ring = %ring.display(), "the ring can be written");
     }
     true
+}
+
+/// Waits before a ring is tried again; `false`: a signal to end came first.
+async fn again(signals: &mut Signals) -> bool {
+    tokio::select! {
+        wish = signals.next() => wish != Wish::End,
+        () = tokio::time::sleep(WRITABLE) => true,
+    }
 }
 
 /// Opens a ring and what goes with it; a daemon waits for room where the disk is too full for it.
@@ -211,9 +218,8 @@ async fn open(checked: Checked, until: Until, signals: &mut Signals) -> Result<O
                 "the disk of the ring is full: waiting until there is room, nothing is read or sent meanwhile"
             );
         }
-        tokio::select! {
-            wish = signals.next() => if wish == Wish::End { return Ok(None) },
-            () = tokio::time::sleep(WRITABLE) => {}
+        if !again(signals).await {
+            return Ok(None);
         }
     }
 }

@@ -132,6 +132,12 @@ pub(super) fn ring_failed(error: &RingError) -> Failure {
     }
 }
 
+/// What asks for something to be sent is told while telemetry is disabled.
+pub(super) fn disabled() -> Failure {
+    Failure::new(Exit::TempFail, "telemetry is disabled: nothing may leave this host")
+        .hint("tidegate telemetry status says who decided it; tidegate telemetry enable undoes the switch")
+}
+
 fn change_failed(error: &ChangeError) -> Failure {
     match error {
         ChangeError::Ring(e) => ring_failed(e),

@@ -366,7 +366,7 @@ async fn a_level_lowered_while_nothing_ran_is_carried_through_at_the_start() {
 #[tokio::test(start_paused = true)]
 async fn a_lowered_level_removes_dead_letters_above_it_at_once_and_at_a_start() {
     let ring = MemoryRing::new(RingOptions::default());
-    let ring: Arc<dyn Ring> = Arc::new(NeverClosed(ring, AtomicU64::new(0)));
+    let ring: Arc<dyn Ring> = Arc::new(NeverClosed::new(ring));
     let dir = tempfile::tempdir().unwrap();
     let dead = dir.path().join("dead/s.jsonl");
     let sink = Fake::new("s", |_, batch| {

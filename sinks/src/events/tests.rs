@@ -9,15 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_proto::batch::{Batch, ExtKey, Head, NO_NAME};
-use tidegate_proto::ids::{Seq, SeqRange};
+use tidegate_proto::ids::{Seq, SeqRange, SinkId};
 use tidegate_proto::level::TelemetryLevel;
 use tidegate_proto::schema::{Decoder, FieldDef, Schema, SchemaParts};
 use tidegate_proto::value::{Format, ValueRef};
 use tidegate_proto::{guid, time};
 
+use super::body::Caps;
 use super::mapping::{Mapping, Pattern};
+use super::sink::Parts;
+use super::transport::Transport;
 use super::*;
-use crate::{Origin, SinkBatch};
+use crate::http::{Client, HttpConfig, HttpContext};
+use crate::{BatchLimits, Origin, SinkBatch};
 
 /// Three tenants.
 pub(super) const TOKENS: [&str; 3] = [
@@ -36,6 +40,23 @@ fn mapping() -> Mapping {
         host: true,
         scrub_ip: true,
     }
+}
+
+/// Most of everything that a request may have.
+const CAPS: Caps = Caps { events: EVENTS_MAX, body_bytes: BODY_BYTES_MAX, event_bytes: EVENT_BYTES_MAX };
+
+fn sink_to(url: String, mapping: Mapping, compression: Compression, caps: Caps) -> EventsSink {
+    let limits = BatchLimits {
+        events: 500,
+        bytes: 1 << 20,
+        age: Duration::from_secs(2),
+        in_flight: 2,
+        timeout: Duration::from_secs(60),
+    };
+    let client = Client::new(&HttpConfig::default(), &HttpContext::default()).unwrap();
+    let transport = Transport { client, url: url.parse().unwrap(), destination: url };
+    let id = SinkId::new("cloud");
+    EventsSink::assemble(Parts { id, mapping, compression, caps, limits, transport })
 }
 
 fn schema(provider: &str, event: &str, fields: &[&str]) -> Arc<Schema> {

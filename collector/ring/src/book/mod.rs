@@ -13,11 +13,13 @@ pub(crate) type Row = (Vec<u8>, Vec<u8>);
 pub(crate) type Change = (Vec<u8>, Option<Vec<u8>>);
 
 /// Why a book cannot be loaded.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum NoBook {
     /// It does not hold what it should.
+    #[error("{0}")]
     Damaged(String),
     /// It may be whole: the system does not let it be opened now, for want of room, rights or open files.
+    #[error("cannot open the book: {0}")]
     Io(io::Error),
 }
 

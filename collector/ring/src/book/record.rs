@@ -99,7 +99,7 @@ impl Meta {
         if version > VERSION {
             return Err(BadRecords::Newer(version));
         }
-        let mut read = (|| {
+        let read = (|| {
             Some(Meta {
                 epoch: d.n()?,
                 totals: Totals::decode(&mut d)?,
@@ -108,13 +108,12 @@ impl Meta {
                 anchors: [(d.n()?, d.fixed()?), (d.n()?, d.fixed()?)],
                 positions: frame::decode_positions(&mut d)?,
                 next_segment: d.n()?,
-                heads: Default::default(),
+                heads: match d.0 {
+                    [] => Default::default(),
+                    _ => [(d.n()?, d.fixed()?), (d.n()?, d.fixed()?)],
+                },
             })
         })();
-        if let (Some(meta), false) = (&mut read, d.0.is_empty()) {
-            let heads = (|| Some([(d.n()?, d.fixed()?), (d.n()?, d.fixed()?)]))();
-            meta.heads = heads.ok_or(BadRecords::Damaged("totals"))?;
-        }
         read.ok_or(BadRecords::Damaged("totals"))
     }
 }

@@ -59,6 +59,14 @@ fn passes(e: &io::Error) -> bool {
         || ["No space left", "Too many open files"].iter().any(|words| e.to_string().contains(words))
 }
 
+/// Closes a book; sled's own end may panic too.
+fn close(db: sled::Db) -> Result<(), String> {
+    guarded("cannot close the book", move || {
+        drop(db);
+        Ok(())
+    })
+}
+
 fn text<E: std::fmt::Display>(e: E) -> String {
     e.to_string()
 }
@@ -129,14 +137,9 @@ impl SledBook {
         joined(rows?)
     }
 
-    /// Closes what is open; sled's own end may panic too.
+    /// Closes what is open.
     fn shut(&mut self) {
-        let db = self.db.take();
-        let done = guarded("cannot close the book", move || {
-            drop(db);
-            Ok(())
-        });
-        if let Err(e) = done {
+        if let Some(Err(e)) = self.db.take().map(close) {
             tracing::warn!("{e}");
         }
     }
@@ -264,28 +267,16 @@ impl Book for SledBook {
         if made.exists() {
             fs::remove_dir_all(&made).map_err(text)?;
         }
-        let open = |path: &Path| {
-            Self::open(path).map_err(|e| match e {
-                NoBook::Damaged(why) => why,
-                NoBook::Io(e) => format!("cannot open the book: {e}"),
-            })
-        };
-        let db = open(&made)?;
+        let db = Self::open(&made).map_err(text)?;
         let changes: Vec<Change> = values.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
         let written = Self::write(&db, &made, &changes);
-        guarded("cannot close the new book", move || {
-            drop(db);
-            Ok(())
-        })?;
+        close(db)?;
         written?;
         sync_tree(&made).map_err(text)?;
         // on a full disk sled was seen to say that it wrote what it had not
-        let db = open(&made)?;
+        let db = Self::open(&made).map_err(text)?;
         let there = Self::read(&db);
-        guarded("cannot close the new book", move || {
-            drop(db);
-            Ok(())
-        })?;
+        close(db)?;
         if there?.into_iter().collect::<BTreeMap<_, _>>() != values.iter().cloned().collect() {
             return Err("the new book does not hold what was written".to_owned());
         }
@@ -304,7 +295,7 @@ impl Book for SledBook {
             fs::remove_dir_all(&old).map_err(text)?;
         }
         self.number = number;
-        self.db = Some(open(&self.path(number))?);
+        self.db = Some(Self::open(&self.path(number)).map_err(text)?);
         Ok(())
     }
 

@@ -36,6 +36,18 @@ const BLOCK_ROOM: u64 = 128;
 const LEAST_BLOCK: u64 = 4 << 10;
 const LOCK: &str = "lock";
 
+/// Keeps which chains were cut, now or before.
+fn tell_cut(state: &mut State, cut: [bool; 2]) {
+    if cut == [false; 2] {
+        return;
+    }
+    let before = state.ledger.values.get(CUT).cloned().unwrap_or_default();
+    let was = |n: usize| before.get(n) == Some(&b'1');
+    let value = [0, 1].map(|n| if cut[n] || was(n) { b'1' } else { b'0' });
+    state.ledger.values.insert(CUT.to_owned(), value.to_vec());
+    state.ledger.dirty.insert(Key::Value(CUT.to_owned()));
+}
+
 /// Tells the keys which others have sealed blocks of this ring, and keeps it.
 fn know_keys(state: &mut State, keys: &mut Keys) {
     let kept = state.ledger.values.get(SEALED_BY);
@@ -284,20 +296,11 @@ impl SledRing {
             state.ledger.values.insert(UNSURE.to_owned(), b"1".to_vec());
             state.ledger.dirty.insert(Key::Value(UNSURE.to_owned()));
         }
-        let ledger = &mut state.ledger;
-        for (chain, cut) in ledger.chains.iter().zip(&mut cut) {
+        for (chain, cut) in state.ledger.chains.iter().zip(&mut cut) {
             // where nothing is left, nothing fails to link; the newest entry never goes by itself
             *cut |= chain.entries.is_empty() && (unsure || chain.anchor.0 > 0);
         }
-        let before = ledger.values.get(CUT).cloned().unwrap_or_default();
-        let mut value = [b'0'; 2];
-        for (n, (at, cut)) in value.iter_mut().zip(cut).enumerate() {
-            *at = if cut || before.get(n) == Some(&b'1') { b'1' } else { b'0' };
-        }
-        if cut != [false; 2] {
-            ledger.values.insert(CUT.to_owned(), value.to_vec());
-            ledger.dirty.insert(Key::Value(CUT.to_owned()));
-        }
+        tell_cut(&mut state, cut);
         if let Some(keys) = &mut keys {
             know_keys(&mut state, keys);
         }

@@ -108,8 +108,7 @@ fn permit(config: &Config, ring: &Arc<dyn Ring>) -> Result<(), Failure> {
     if control.now().enabled {
         return Ok(());
     }
-    Err(Failure::new(Exit::TempFail, "telemetry is disabled: nothing may leave this host")
-        .hint("tidegate telemetry enable"))
+    Err(state::disabled())
 }
 
 pub(super) fn export(args: &Export) -> Done {

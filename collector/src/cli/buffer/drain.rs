@@ -8,7 +8,7 @@ use tidegate_ring::Ring;
 
 use super::super::daemon::{self, Ends, Look};
 use super::super::exit::{Done, Exit, Failure};
-use super::super::{logs, telemetry};
+use super::super::{logs, state, telemetry};
 use crate::assemble;
 use crate::config::{self, units};
 
@@ -39,9 +39,7 @@ pub(super) fn run(args: &Args, logs: &logs::Options) -> Done {
     if telemetry::in_force(&config, &ring)?.get("enabled") == Some(&Value::Bool(false))
         && ring.status().oldest_stored_ns.is_some()
     {
-        return Err(Failure::new(Exit::TempFail, "telemetry is disabled: nothing may leave this host").hint(
-            "tidegate telemetry status says who decided it; tidegate telemetry enable undoes the switch",
-        ));
+        return Err(state::disabled());
     }
     drop(ring);
     config.sources.clear();

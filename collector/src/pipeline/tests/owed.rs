@@ -34,6 +34,15 @@ fn new_ring() -> Arc<NeverClosed> {
     Arc::new(NeverClosed::new(MemoryRing::new(RingOptions::default())))
 }
 
+/// A run that holds events, and may send them now, whose next three purges fail.
+async fn run_until_purges_fail(ring: &Arc<NeverClosed>) -> (Running, Arc<Fake>) {
+    let (running, sink, taken) = run(ring, source(0)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    ring.1.store(3, Ordering::Relaxed);
+    taken.store(true, Ordering::Relaxed);
+    (running, sink)
+}
+
 fn who() -> Who {
     Who("test".to_owned())
 }
@@ -54,11 +63,8 @@ fn audited(ring: &NeverClosed) -> Vec<serde_json::Value> {
 #[tokio::test(start_paused = true)]
 async fn a_lowering_whose_purge_fails_is_an_error_and_an_alarm_and_is_tried_again() {
     let ring = new_ring();
-    let (running, sink, taken) = run(&ring, source(0)).await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (running, sink) = run_until_purges_fail(&ring).await;
     let control = Arc::clone(running.handle().control());
-    ring.1.store(3, Ordering::Relaxed);
-    taken.store(true, Ordering::Relaxed);
     let e = control.set_level(BASIC, &who()).await.unwrap_err();
     assert!(matches!(e, ChangeError::Owed { level: TelemetryLevel::Basic, .. }), "{e}");
     assert!(e.to_string().contains("level 1 Basic is in force"), "{e}");
@@ -85,11 +91,8 @@ async fn a_lowering_whose_purge_fails_is_an_error_and_an_alarm_and_is_tried_agai
 #[tokio::test(start_paused = true)]
 async fn a_raise_after_a_lowering_that_failed_sends_nothing_of_what_had_to_go() {
     let ring = new_ring();
-    let (running, sink, taken) = run(&ring, source(0)).await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (running, sink) = run_until_purges_fail(&ring).await;
     let control = Arc::clone(running.handle().control());
-    ring.1.store(3, Ordering::Relaxed);
-    taken.store(true, Ordering::Relaxed);
     control.set_level(BASIC, &who()).await.unwrap_err();
     let read = running.progress().read;
     control.set_level(None, &who()).await.expect_err("the raise waits for what is owed");

@@ -6,28 +6,13 @@ use tidegate_proto::ids::SinkId;
 
 use super::super::body::Caps;
 use super::super::recorder::{Recorder, Step};
-use super::super::sink::Parts;
-use super::super::transport::Transport;
 use super::*;
-use crate::http::{Client, HttpConfig, HttpContext};
+use crate::http::HttpContext;
 use crate::testing::{Canned, CannedServer};
-use crate::{BatchLimits, DeliverError, Delivered, RejectReason, Sink as _};
-
-const CAPS: Caps = Caps { events: EVENTS_MAX, body_bytes: BODY_BYTES_MAX, event_bytes: EVENT_BYTES_MAX };
+use crate::{DeliverError, Delivered, RejectReason, Sink as _};
 
 fn sink_with(recorder: &Recorder, mapping: Mapping, compression: Compression, caps: Caps) -> EventsSink {
-    let limits = BatchLimits {
-        events: 500,
-        bytes: 1 << 20,
-        age: Duration::from_secs(2),
-        in_flight: 2,
-        timeout: Duration::from_secs(60),
-    };
-    let url = recorder.url();
-    let client = Client::new(&HttpConfig::default(), &HttpContext::default()).unwrap();
-    let transport = Transport { client, url: url.parse().unwrap(), destination: url };
-    let id = SinkId::new("cloud");
-    EventsSink::assemble(Parts { id, mapping, compression, caps, limits, transport })
+    sink_to(recorder.url(), mapping, compression, caps)
 }
 
 fn sink(recorder: &Recorder) -> EventsSink {

@@ -1,14 +1,8 @@
 //! An endpoint that quotes what it was sent.
 
-use tidegate_proto::ids::SinkId;
-
-use super::super::body::Caps;
-use super::super::sink::Parts;
-use super::super::transport::Transport;
 use super::*;
-use crate::http::{Client, HttpConfig, HttpContext};
 use crate::testing::{Canned, CannedServer, Seen};
-use crate::{BatchLimits, DeliverError, Sink as _};
+use crate::{DeliverError, Sink as _};
 
 /// What of a token is secret.
 fn secret() -> &'static str {
@@ -18,20 +12,8 @@ fn secret() -> &'static str {
 async fn answering(answer: impl Fn(&str) -> Canned + Send + Sync + 'static) -> (CannedServer, EventsSink) {
     let server =
         CannedServer::handler(move |seen: &Seen| answer(seen.header("apikey").unwrap_or_default())).await;
-    let url = server.url();
-    let client = Client::new(&HttpConfig::default(), &HttpContext::default()).unwrap();
-    let transport = Transport { client, url: url.parse().unwrap(), destination: url };
-    let caps = Caps { events: EVENTS_MAX, body_bytes: BODY_BYTES_MAX, event_bytes: EVENT_BYTES_MAX };
-    let limits = BatchLimits {
-        events: 500,
-        bytes: 1 << 20,
-        age: Duration::from_secs(2),
-        in_flight: 2,
-        timeout: Duration::from_secs(60),
-    };
-    let id = SinkId::new("cloud");
-    let compression = Compression::None;
-    (server, EventsSink::assemble(Parts { id, mapping: mapping(), compression, caps, limits, transport }))
+    let sink = sink_to(server.url(), mapping(), Compression::None, CAPS);
+    (server, sink)
 }
 
 fn told(error: &DeliverError) -> String {

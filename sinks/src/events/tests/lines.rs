@@ -9,8 +9,6 @@ use super::super::mapping::PiiRule;
 use super::super::recorder::check_line;
 use super::*;
 
-const CAPS: Caps = Caps { events: EVENTS_MAX, body_bytes: BODY_BYTES_MAX, event_bytes: EVENT_BYTES_MAX };
-
 fn text(mapping: &Mapping, events: Batch) -> String {
     let planned = body::plan(mapping, &batch(41, events), CAPS, |_, _| Pass::Send);
     assert!(planned.rejected.is_empty() && planned.held.is_empty());
